@@ -1,0 +1,5 @@
+//! Under construction.
+
+mod name;
+
+pub use name::{AgentName, CallerName, InstanceName, NameError, TenantId};
