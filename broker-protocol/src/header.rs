@@ -1,0 +1,67 @@
+//! The reserved header names `broker-*`: set by broker-client and broker-server alone (SPEC.md §6).
+
+use http::HeaderName;
+
+/// What every reserved name begins with.
+pub(crate) const RESERVED_PREFIX: &str = "broker-";
+
+/// Where a caller may put its broker credential; read, then removed.
+pub const AUTHORIZATION: HeaderName = HeaderName::from_static("broker-authorization");
+/// Server to agent and to caller: the id under which this request is on record.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("broker-request-id");
+/// Server to agent: the name of the caller.
+pub const CALLER: HeaderName = HeaderName::from_static("broker-caller");
+/// On an answer that the broker itself made: the code of the failure.
+pub const ERROR: HeaderName = HeaderName::from_static("broker-error");
+
+/// Handshake: the agent's name.
+pub const AGENT: HeaderName = HeaderName::from_static("broker-agent");
+/// Handshake: which installation of the agent.
+pub const INSTANCE: HeaderName = HeaderName::from_static("broker-instance");
+/// Handshake: the agent's process, new at each start.
+pub const RUN: HeaderName = HeaderName::from_static("broker-run");
+/// Handshake: the version of the program that speaks.
+pub const VERSION: HeaderName = HeaderName::from_static("broker-version");
+/// Handshake answer: the tenant that the agent was admitted to.
+pub const TENANT: HeaderName = HeaderName::from_static("broker-tenant");
+/// Handshake answer: the server node that holds this tunnel.
+pub const NODE: HeaderName = HeaderName::from_static("broker-node");
+/// Handshake answer: how many nodes there are.
+pub const NODES: HeaderName = HeaderName::from_static("broker-nodes");
+/// Handshake answer: how many streams the server will have open at once.
+pub const MAX_STREAMS: HeaderName = HeaderName::from_static("broker-max-streams");
+/// Handshake answer: the address from which the server saw the agent come.
+pub const SOURCE: HeaderName = HeaderName::from_static("broker-source");
+
+/// Whether only the broker itself may set this header.
+///
+/// An underscore counts as a hyphen: servers that turn names into variables cannot tell them apart.
+#[must_use]
+pub fn is_reserved(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.len() >= RESERVED_PREFIX.len()
+        && name
+            .bytes()
+            .zip(RESERVED_PREFIX.bytes())
+            .all(|(a, b)| a == b || (a == b'_' && b == b'-'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_names_are_known_with_hyphen_or_underscore() {
+        for name in [
+            "broker-request-id",
+            "broker_request_id",
+            "broker-",
+            "broker-anything",
+        ] {
+            assert!(is_reserved(&HeaderName::from_static(name)), "{name}");
+        }
+        for name in ["broke", "brokerage", "x-broker-id", "broker"] {
+            assert!(!is_reserved(&HeaderName::from_static(name)), "{name}");
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! Which headers do not travel: the one table for requests, answers and trailers, both ways (SPEC.md §7).
+//!
+//! | removed | from | why |
+//! |---|---|---|
+//! | `Connection` and what it names, `Keep-Alive`, `Proxy-Connection`, `TE` but for `trailers`, `Transfer-Encoding`, `Upgrade`, `HTTP2-Settings` | everything | they speak of one connection (RFC 9110 §7.6.1) |
+//! | `Proxy-Authorization`, `Proxy-Authenticate`, `Proxy-Authentication-Info` | everything | they are between the caller and us (RFC 9110 §11.7) |
+//! | `Host`, `Expect` | requests | the origin has its own name; we answer expectations ourselves |
+//! | `broker-*` | everything | reserved (SPEC.md §6) |
+//! | `Alt-Svc` | answers | names a host that the caller cannot and must not reach |
+//! | `Cookie`, other credentials, identity, impersonation, method and target override | requests into which a credential is injected | they change who or what is asked (see [`remove_beside_credential`]) |
+//! | `Set-Cookie` | answers to such requests | a session made with our credential is our credential |
+//! | `Content-Length`, `Content-Type`, `Authorization` and others that frame or route | trailers | they come too late to be judged (RFC 9110 §6.5.1) |
+
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::header::is_reserved;
+
+/// The names that were removed, for the record; never a value.
+pub type Removed = Vec<HeaderName>;
+
+/// What speaks of one connection, or is between neighbours, in either direction.
+static HOP_BY_HOP: [HeaderName; 9] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("http2-settings"),
+    PROXY_AUTHORIZATION,
+    PROXY_AUTHENTICATE,
+    HeaderName::from_static("proxy-authentication-info"),
+];
+
+/// What `Connection` cannot take away: removing it would change what the message is.
+static NOT_BY_CONNECTION: [HeaderName; 8] = [
+    HOST,
+    CONTENT_LENGTH,
+    CONTENT_TYPE,
+    CONTENT_ENCODING,
+    CONTENT_RANGE,
+    AUTHORIZATION,
+    COOKIE,
+    SET_COOKIE,
+];
+
+/// What changes who asks, beside a credential of ours. Compared with `_` as `-`; a `*` ends a prefix.
+const IDENTITY: &[&str] = &[
+    // Other credentials, which some origins prefer to `Authorization`.
+    "cookie",
+    "cookie2",
+    "private-token",
+    "job-token",
+    "deploy-token",
+    "x-api-key",
+    "api-key",
+    "apikey",
+    "x-auth-token",
+    "x-access-token",
+    "x-token",
+    "x-vault-token",
+    "x-jfrog-art-api",
+    "x-sonar-passcode",
+    "x-amz-security-token",
+    // Impersonation (Kubernetes, GitLab).
+    "impersonate-*",
+    "sudo",
+    "x-sudo",
+    "x-impersonate-*",
+    // Identity that an authenticating proxy would set.
+    "remote-*",
+    "x-remote-*",
+    "x-webauth-*",
+    "x-auth-request-*",
+    "x-authenticated-*",
+    "x-user",
+    "x-user-*",
+    "x-username",
+    "x-email",
+    "x-groups",
+    "x-forwarded-user",
+    "x-forwarded-email",
+    "x-forwarded-groups",
+    "x-forwarded-preferred-username",
+    "x-forwarded-access-token",
+    "x-forwarded-client-cert",
+    "x-goog-authenticated-user-*",
+    "x-goog-iap-jwt-assertion",
+    "x-ms-client-principal*",
+    "x-ms-token-*",
+    "x-amzn-oidc-*",
+    "cf-access-*",
+    "x-client-cert*",
+    "x-ssl-*",
+    "ssl-client-*",
+    "x-grafana-id",
+    // Another method or target than the one that was judged.
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-url",
+    "x-original-uri",
+    "x-original-method",
+    "x-rewrite-url",
+    "x-forwarded-method",
+    "x-forwarded-uri",
+    "x-forwarded-prefix",
+];
+
+/// Removes from a request what never travels.
+pub fn remove_from_request(headers: &mut HeaderMap) -> Removed {
+    let mut removed = Removed::new();
+    let trailers_wanted = accepts_trailers(headers);
+    remove_hop_by_hop(headers, &mut removed);
+    for name in [&HOST, &EXPECT] {
+        remove(headers, name, &mut removed);
+    }
+    // RFC 9110 §10.1.4: `TE` is for the next hop, and `trailers` is true of ours.
+    headers.remove(TE);
+    if trailers_wanted {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    removed
+}
+
+/// Removes from a request what would act beside the credential that we inject.
+pub fn remove_beside_credential(headers: &mut HeaderMap) -> Removed {
+    let mut removed = Removed::new();
+    remove_where(headers, is_identity, &mut removed);
+    removed
+}
+
+/// Removes from an answer what never travels, and cookies where the request carried our credential.
+pub fn remove_from_response(headers: &mut HeaderMap, credential_injected: bool) -> Removed {
+    let mut removed = Removed::new();
+    remove_hop_by_hop(headers, &mut removed);
+    remove(headers, &TE, &mut removed);
+    remove(headers, &HeaderName::from_static("alt-svc"), &mut removed);
+    if credential_injected {
+        remove(headers, &SET_COOKIE, &mut removed);
+        remove(
+            headers,
+            &HeaderName::from_static("set-cookie2"),
+            &mut removed,
+        );
+    }
+    removed
+}
+
+/// Removes from trailers what a header may not be once the body has begun (RFC 9110 §6.5.1).
+pub fn remove_from_trailers(trailers: &mut HeaderMap) -> Removed {
+    let mut removed = Removed::new();
+    remove_hop_by_hop(trailers, &mut removed);
+    for name in [&TE, &TRAILER, &EXPECT]
+        .into_iter()
+        .chain(&NOT_BY_CONNECTION)
+    {
+        remove(trailers, name, &mut removed);
+    }
+    remove_where(trailers, is_identity, &mut removed);
+    removed
+}
+
+fn remove_hop_by_hop(headers: &mut HeaderMap, removed: &mut Removed) {
+    for name in named_by_connection(headers) {
+        if !NOT_BY_CONNECTION.contains(&name) {
+            remove(headers, &name, removed);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        remove(headers, name, removed);
+    }
+    remove_where(headers, is_reserved, removed);
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers
+        .get_all(CONNECTION)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect()
+}
+
+fn accepts_trailers(headers: &HeaderMap) -> bool {
+    let values = headers
+        .get_all(TE)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
+}
+
+fn is_identity(name: &HeaderName) -> bool {
+    let same = |a: u8, b: u8| a == b || (a == b'_' && b == b'-');
+    let name = name.as_str().as_bytes();
+    IDENTITY.iter().any(|entry| {
+        let (entry, whole) = match entry.strip_suffix('*') {
+            Some(prefix) => (prefix.as_bytes(), false),
+            None => (entry.as_bytes(), true),
+        };
+        (if whole {
+            name.len() == entry.len()
+        } else {
+            name.len() >= entry.len()
+        }) && name.iter().zip(entry).all(|(a, b)| same(*a, *b))
+    })
+}
+
+fn remove(headers: &mut HeaderMap, name: &HeaderName, removed: &mut Removed) {
+    if headers.remove(name).is_some() {
+        removed.push(name.clone());
+    }
+}
+
+fn remove_where(headers: &mut HeaderMap, is_bad: fn(&HeaderName) -> bool, removed: &mut Removed) {
+    let names: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_bad(name))
+        .cloned()
+        .collect();
+    for name in &names {
+        remove(headers, name, removed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in lines {
+            map.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        map
+    }
+
+    fn names(map: &HeaderMap) -> Vec<&str> {
+        map.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_headers_and_what_connection_names_do_not_travel() {
+        let mut map = headers(&[
+            ("connection", "keep-alive, X-Mine"),
+            ("x-mine", "1"),
+            ("keep-alive", "timeout=60"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("proxy-authorization", "Basic eA=="),
+            ("host", "broker.example"),
+            ("expect", "100-continue"),
+            ("accept", "*/*"),
+        ]);
+        let removed = remove_from_request(&mut map);
+        assert_eq!(names(&map), ["accept"]);
+        assert!(removed.contains(&HeaderName::from_static("x-mine")));
+    }
+
+    #[test]
+    fn connection_cannot_remove_what_frames_or_authorizes() {
+        let mut map = headers(&[
+            ("connection", "content-length, authorization, cookie"),
+            ("content-length", "3"),
+            ("authorization", "Bearer x"),
+        ]);
+        remove_from_request(&mut map);
+        assert_eq!(map["content-length"], "3");
+        assert_eq!(map["authorization"], "Bearer x");
+    }
+
+    #[test]
+    fn te_travels_only_as_trailers() {
+        let mut map = headers(&[("te", "gzip, Trailers;q=1"), ("connection", "te")]);
+        remove_from_request(&mut map);
+        assert_eq!(names(&map), [] as [&str; 0]);
+        let mut map = headers(&[("te", "gzip, Trailers"), ("connection", "te")]);
+        remove_from_request(&mut map);
+        assert_eq!(map["te"], "trailers");
+    }
+
+    #[test]
+    fn identity_headers_do_not_stand_beside_our_credential_in_either_spelling() {
+        for name in [
+            "cookie",
+            "Sudo",
+            "Private-Token",
+            "Job-Token",
+            "Impersonate-User",
+            "impersonate-extra-scopes",
+            "X-Remote-User",
+            "x_remote_user",
+            "X-WebAuth-User",
+            "X-Forwarded-User",
+            "X-HTTP-Method-Override",
+            "X_HTTP_Method_Override",
+            "X-Original-URL",
+        ] {
+            let mut map = headers(&[(name, "admin"), ("accept", "*/*")]);
+            let removed = remove_beside_credential(&mut map);
+            assert_eq!(names(&map), ["accept"], "{name}");
+            assert_eq!(removed.len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn cookies_come_back_only_where_no_credential_went_in() {
+        let answer = [
+            ("set-cookie", "a=1"),
+            ("set-cookie", "b=2"),
+            ("alt-svc", "h3=\":443\""),
+            ("etag", "x"),
+        ];
+        let mut map = headers(&answer);
+        remove_from_response(&mut map, true);
+        assert_eq!(names(&map), ["etag"]);
+        let mut map = headers(&answer);
+        remove_from_response(&mut map, false);
+        assert_eq!(map.get_all("set-cookie").iter().count(), 2);
+    }
+
+    #[test]
+    fn trailers_cannot_bring_what_was_removed_from_headers() {
+        let mut map = headers(&[
+            ("grpc-status", "0"),
+            ("authorization", "Bearer x"),
+            ("content-length", "9"),
+            ("broker-error", "denied"),
+            ("cookie", "a=1"),
+            ("set-cookie", "a=1"),
+            ("x-remote-user", "root"),
+        ]);
+        remove_from_trailers(&mut map);
+        assert_eq!(names(&map), ["grpc-status"]);
+    }
+}
