@@ -1,1 +1,4 @@
 //! Under construction.
+
+pub mod audit;
+pub mod instance;

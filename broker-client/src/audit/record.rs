@@ -1,0 +1,343 @@
+//! The lines' fields, all but the three that make the chain.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use broker_protocol::AgentName;
+use http::HeaderName;
+use serde::{Serialize, Serializer};
+
+use super::{DecisionContext, DecisionFields};
+
+/// Longest recorded form of a refused target, in bytes; hostile targets must not fill the disk.
+const REFUSED_TARGET: usize = 2 * 1024;
+
+/// Longest recorded method and request id, in bytes; both come from the server.
+const SHORT_TEXT: usize = 128;
+
+/// What stands in every line of one process.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) instance: String,
+    pub(super) run_id: String,
+}
+
+impl Identity {
+    /// A JSON object without `v`, `seq` and `prev`: those are the chain's, known when it is
+    /// written.
+    pub(super) fn line(
+        &self,
+        kind: &'static str,
+        time: SystemTime,
+        fields: impl Serialize,
+    ) -> Vec<u8> {
+        let line = Line {
+            time,
+            kind,
+            instance: &self.instance,
+            run_id: &self.run_id,
+            fields,
+        };
+        let mut bytes = Vec::with_capacity(640);
+        serde_json::to_writer(&mut bytes, &line)
+            .expect("records have string keys and a Vec takes all");
+        bytes
+    }
+}
+
+#[derive(Serialize)]
+struct Line<'a, F> {
+    #[serde(serialize_with = "rfc3339")]
+    time: SystemTime,
+    kind: &'static str,
+    instance: &'a str,
+    run_id: &'a str,
+    #[serde(flatten)]
+    fields: F,
+}
+
+/// What one connection of the agent begins with.
+#[derive(Debug, Clone, Serialize)]
+pub struct ConnectionStart {
+    /// The agent's name.
+    #[serde(serialize_with = "as_text")]
+    pub agent: AgentName,
+    /// SHA-256 of the accept file in force, in hex; `None` where there is none.
+    pub accept_sha256: Option<String>,
+}
+
+/// `start`: a process begins to write.
+#[derive(Serialize)]
+pub(super) struct StartRecord<'a> {
+    pub(super) version: &'a str,
+    pub(super) connections: &'a [ConnectionStart],
+    /// The chain begins here: there was no file, or an empty one.
+    pub(super) new_chain: bool,
+}
+
+/// `stop`: a process ended in order, every outcome is written.
+#[derive(Serialize)]
+pub(super) struct StopRecord {}
+
+/// `recovered`: the lines right before this one were cut off by a crash or a full disk.
+#[derive(Serialize)]
+pub(super) struct RecoveredRecord {
+    pub(super) lines: u64,
+    pub(super) bytes: u64,
+}
+
+/// `reopened`: the file was not as this process had left it.
+#[derive(Serialize)]
+pub(super) struct ReopenedRecord {
+    pub(super) found: super::sink::Found,
+}
+
+/// `decision`: what was asked, and the verdict.
+#[derive(Serialize)]
+pub(super) struct DecisionRecord<'a> {
+    request_id: &'a str,
+    tenant: &'a str,
+    agent: &'a str,
+    caller: Option<&'a str>,
+    method: &'a str,
+    path: &'a str,
+    query: &'a [&'a str],
+    list: &'static str,
+    rule: Option<usize>,
+    verdict: &'static str,
+    reason: &'a str,
+    origin: Option<&'a str>,
+}
+
+impl<'a> DecisionRecord<'a> {
+    pub(super) fn new(
+        verdict: &'static str,
+        fields: DecisionFields<'a>,
+        context: &'a DecisionContext,
+    ) -> Self {
+        Self {
+            request_id: cut(&context.request_id, SHORT_TEXT),
+            tenant: context.tenant.as_str(),
+            agent: context.agent.as_str(),
+            caller: context.caller.as_ref().map(|caller| caller.as_str()),
+            method: cut(fields.method, SHORT_TEXT),
+            path: fields.path,
+            query: fields.query,
+            list: "private",
+            rule: fields.rule,
+            verdict,
+            reason: fields.reason,
+            origin: fields.origin,
+        }
+    }
+}
+
+/// How an exchange ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ended {
+    /// The whole answer went into the tunnel.
+    Complete,
+    /// The caller went away, or the stream was cancelled for another reason.
+    CallerGone,
+    /// The origin could not be reached, or broke off or broke HTTP.
+    OriginFailed,
+    /// The origin or the caller took longer than the limits allow.
+    TimedOut,
+    /// The agent reset the stream.
+    Reset,
+    /// The tunnel was lost.
+    TunnelLost,
+    /// Nothing was sent to the origin.
+    NotSent,
+}
+
+/// What is known of an exchange after its decision; names, numbers and codes only.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// The origin's status; `None` where it gave none.
+    pub status: Option<u16>,
+    /// Body bytes from the caller to the origin.
+    pub bytes_up: u64,
+    /// Body bytes from the origin to the caller.
+    pub bytes_down: u64,
+    /// How it ended; [`OutcomeSlot::finish`](super::OutcomeSlot::finish) sets it.
+    pub(super) ended: Ended,
+    /// The stable code of the failure that the caller saw.
+    pub error: Option<&'static str>,
+    /// Names of the headers removed on the way to the origin.
+    #[serde(serialize_with = "names")]
+    pub removed_request_headers: Vec<HeaderName>,
+    /// Names of the headers removed on the way back.
+    #[serde(serialize_with = "names")]
+    pub removed_response_headers: Vec<HeaderName>,
+    /// Which of `location` and `content-location` passed unchanged although they point elsewhere.
+    #[serde(serialize_with = "names")]
+    pub location_passed: Vec<HeaderName>,
+    /// The agent put its own credential in.
+    pub injected: bool,
+    /// The request was sent a second time, on a fresh connection.
+    pub retried: bool,
+}
+
+impl Outcome {
+    pub(super) fn not_sent() -> Self {
+        Self {
+            status: None,
+            bytes_up: 0,
+            bytes_down: 0,
+            ended: Ended::NotSent,
+            error: None,
+            removed_request_headers: Vec::new(),
+            removed_response_headers: Vec::new(),
+            location_passed: Vec::new(),
+            injected: false,
+            retried: false,
+        }
+    }
+}
+
+/// `outcome`: how an allowed request ended.
+#[derive(Serialize)]
+pub(super) struct OutcomeRecord<'a> {
+    request_id: &'a str,
+    duration_ms: f64,
+    #[serde(flatten)]
+    outcome: &'a Outcome,
+}
+
+impl<'a> OutcomeRecord<'a> {
+    pub(super) fn new(request_id: &'a Arc<str>, outcome: &'a Outcome, duration: Duration) -> Self {
+        Self {
+            request_id: cut(request_id, SHORT_TEXT),
+            duration_ms: (duration.as_secs_f64() * 1e6).round() / 1e3,
+            outcome,
+        }
+    }
+}
+
+/// A refused target as it may be recorded: its path, escaped and cut, and the names in its query.
+///
+/// It was refused because nobody can say for sure what it means, so only what cannot hold a
+/// credential is kept: no query value, and no userinfo of an absolute or authority form.
+pub(super) fn refused_target(raw: &[u8]) -> (String, Vec<String>) {
+    let raw = raw.split(|&byte| byte == b'#').next().unwrap_or_default();
+    let (path, query) = split_at_first(raw, b'?');
+
+    let mut shown = String::new();
+    let path = if path.starts_with(b"/") {
+        path
+    } else {
+        let (scheme, rest) = match path.windows(3).position(|three| three == b"://") {
+            Some(at) => path.split_at(at + 3),
+            None => (Default::default(), path),
+        };
+        let authority = rest.split(|&byte| byte == b'/').next().unwrap_or_default();
+        escape(scheme, &mut shown);
+        match authority.iter().rposition(|&byte| byte == b'@') {
+            Some(at) => {
+                shown.push_str("***");
+                rest.split_at(at).1
+            }
+            None => rest,
+        }
+    };
+    escape(path, &mut shown);
+
+    let mut room = REFUSED_TARGET;
+    let names = query
+        .unwrap_or_default()
+        .split(|&byte| byte == b'&')
+        .map(|pair| split_at_first(pair, b'=').0)
+        .filter(|name| !name.is_empty())
+        .map_while(|name| {
+            let mut shown = String::new();
+            escape(name, &mut shown);
+            room = room.checked_sub(shown.len())?;
+            Some(shown)
+        })
+        .collect();
+    (shown, names)
+}
+
+fn split_at_first(bytes: &[u8], separator: u8) -> (&[u8], Option<&[u8]>) {
+    let mut parts = bytes.splitn(2, |&byte| byte == separator);
+    (parts.next().unwrap_or_default(), parts.next())
+}
+
+/// Appends `bytes` as printable ASCII (`\xNN` and `\\` for the rest), up to the limit; a cut text
+/// ends in `…`, which no escaped text holds.
+fn escape(bytes: &[u8], out: &mut String) {
+    for &byte in bytes {
+        let start = out.len();
+        match byte {
+            b'\\' => out.push_str("\\\\"),
+            b' '..=b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("\\x{byte:02x}")),
+        }
+        if out.len() > REFUSED_TARGET {
+            out.truncate(start);
+            out.push('…');
+            return;
+        }
+    }
+}
+
+fn cut(text: &str, limit: usize) -> &str {
+    text.get(..text.floor_char_boundary(limit))
+        .unwrap_or_default()
+}
+
+fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_rfc3339_millis(*time))
+}
+
+fn as_text<S: Serializer>(name: &AgentName, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(name.as_str())
+}
+
+fn names<S: Serializer>(names: &[HeaderName], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(names.iter().map(HeaderName::as_str))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_target_is_escaped() {
+        let (path, _) = refused_target(b"/a\\..\x00\xff\"b\n");
+        assert_eq!(path, r#"/a\\..\x00\xff"b\x0a"#);
+    }
+
+    #[test]
+    fn a_refused_target_is_cut_at_2_kib_of_its_escaped_form() {
+        let long = [b"/".as_slice(), &[0; 4096]].concat();
+        let (path, _) = refused_target(&long);
+        let text = path.strip_suffix('…').unwrap();
+        assert_eq!(text.len(), 1 + (REFUSED_TARGET - 1) / 4 * 4);
+
+        let exact = "/".repeat(REFUSED_TARGET);
+        assert_eq!(refused_target(exact.as_bytes()).0, exact);
+    }
+
+    #[test]
+    fn a_refused_target_keeps_names_of_the_query_and_no_value() {
+        let (path, names) = refused_target(b"/%2e?token=canary&x\\=%zz&&flag#canary");
+        assert_eq!(path, "/%2e");
+        assert_eq!(names, ["token", "x\\\\", "flag"]);
+    }
+
+    #[test]
+    fn a_refused_target_loses_its_userinfo() {
+        for (raw, shown) in [
+            ("http://user:canary@host/a@b", "http://***@host/a@b"),
+            ("user:canary@host:443", "***@host:443"),
+            ("http://a@canary@host", "http://***@host"),
+            ("/a@b", "/a@b"),
+            ("*", "*"),
+        ] {
+            assert_eq!(refused_target(raw.as_bytes()).0, shown);
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! The one writer. It has a thread of its own because `write(2)` to a disk may take long, and must
+//! not hold up the threads that serve every tunnel.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use super::chain::{Chain, MAX_LINE};
+use super::record::{
+    ConnectionStart, Identity, RecoveredRecord, ReopenedRecord, StartRecord, StopRecord,
+};
+use super::sink::{Sink, WriteFailed};
+use super::{AuditOpenError, AuditPosition, AuditUnavailable, OutcomeSlot};
+
+/// Most entries per `write(2)`: about 300 KiB, which the page cache takes in well under 1 ms.
+const BATCH: usize = 512;
+
+/// How long a written line may stay in memory only, and how often a failed log is tried again while
+/// outcomes wait for it.
+const TICK: Duration = Duration::from_millis(200);
+
+/// What the queue carries. A line is a JSON object that lacks the chain's own fields.
+#[derive(Debug)]
+pub(super) enum Entry {
+    /// The slot comes back once the line is written; if the requester is gone by then, dropping it
+    /// records an outcome, so no allowed request is without one.
+    Allow {
+        line: Vec<u8>,
+        slot: OutcomeSlot,
+        written: oneshot::Sender<Result<OutcomeSlot, AuditUnavailable>>,
+    },
+    Deny {
+        line: Vec<u8>,
+        written: oneshot::Sender<Result<(), AuditUnavailable>>,
+    },
+    Outcome {
+        line: Vec<u8>,
+    },
+    /// Take no more decisions; end when the last outcome is in.
+    Close,
+}
+
+impl Entry {
+    fn line(&self) -> Option<&[u8]> {
+        match self {
+            Self::Allow { line, .. } | Self::Deny { line, .. } | Self::Outcome { line } => {
+                Some(line)
+            }
+            Self::Close => None,
+        }
+    }
+
+    fn succeed(self) {
+        match self {
+            Self::Allow { slot, written, .. } => {
+                // Without a receiver the slot comes back in the error and is dropped: see above.
+                drop(written.send(Ok(slot)));
+            }
+            Self::Deny { written, .. } => drop(written.send(Ok(()))),
+            Self::Outcome { .. } | Self::Close => {}
+        }
+    }
+
+    /// Refuses a decision; gives an outcome back, for what has happened must be recorded.
+    fn fail(self, why: &AuditUnavailable) -> Option<Vec<u8>> {
+        match self {
+            Self::Allow { slot, written, .. } => {
+                slot.disarm();
+                drop(written.send(Err(why.clone())));
+                None
+            }
+            Self::Deny { written, .. } => {
+                drop(written.send(Err(why.clone())));
+                None
+            }
+            Self::Outcome { line } => Some(line),
+            Self::Close => None,
+        }
+    }
+
+    /// Drops an entry that never reached the queue.
+    pub(super) fn disarm(self) {
+        if let Self::Allow { slot, .. } = self {
+            slot.disarm();
+        }
+    }
+}
+
+/// Owns the writer thread.
+#[derive(Debug)]
+pub struct AuditWriter {
+    queue: mpsc::Sender<Entry>,
+    ended: oneshot::Receiver<Result<(), AuditUnavailable>>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl AuditWriter {
+    /// Takes no more decisions, waits until every [`OutcomeSlot`] is finished or dropped, writes a
+    /// `stop` record, and returns when all lines are on the disk. Await or abort all exchanges
+    /// first.
+    ///
+    /// # Errors
+    /// Where the last lines could not be written.
+    pub async fn close(self) -> Result<(), AuditUnavailable> {
+        let Self {
+            queue,
+            ended,
+            thread,
+        } = self;
+        // Fails only where the thread is gone already; `ended` tells why.
+        drop(queue.send(Entry::Close).await);
+        drop(queue);
+        let result = ended.await;
+        // The thread's last act was to send the result, so this does not block.
+        match (result, thread.join()) {
+            (Ok(result), _) => result,
+            (Err(_), _) => Err(AuditUnavailable {
+                log: "writer".into(),
+                cause: "the thread ended without a result".into(),
+            }),
+        }
+    }
+}
+
+/// Opens the log, writes the `start` record, and starts the thread.
+pub(super) fn start(
+    path: Option<PathBuf>,
+    identity: Arc<Identity>,
+    position: Arc<AuditPosition>,
+    connections: &[ConnectionStart],
+    capacity: usize,
+) -> Result<(mpsc::Sender<Entry>, AuditWriter), AuditOpenError> {
+    let io = |source| AuditOpenError::Io {
+        log: Arc::clone(&position.log),
+        source,
+    };
+    let (sink, tail, is_whole_file) = Sink::open(path, MAX_LINE).map_err(io)?;
+    let chain = Chain::continue_after(&tail, is_whole_file).map_err(|problem| {
+        AuditOpenError::LastLine {
+            log: Arc::clone(&position.log),
+            problem,
+        }
+    })?;
+    let mut writer = Writer {
+        identity,
+        position: Arc::clone(&position),
+        chain,
+        sink,
+        kept: Vec::new(),
+        buffer: Vec::new(),
+        unsynced: false,
+        sync: None,
+    };
+    writer.write_start(connections).map_err(io)?;
+
+    let runtime = Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map_err(io)?;
+    let (queue, entries) = mpsc::channel(capacity);
+    let (done, ended) = oneshot::channel();
+    let thread = thread::Builder::new()
+        .name("audit-log".to_owned())
+        .spawn(move || drop(done.send(writer.run(&runtime, entries))))
+        .map_err(io)?;
+    let owner = AuditWriter {
+        queue: queue.clone(),
+        ended,
+        thread,
+    };
+    Ok((queue, owner))
+}
+
+struct Writer {
+    identity: Arc<Identity>,
+    position: Arc<AuditPosition>,
+    chain: Chain,
+    sink: Sink,
+    /// Lines of outcomes that could not be written yet. Bounded: they belong to exchanges that were
+    /// in flight when the log failed, and until it works no new one begins.
+    kept: Vec<Vec<u8>>,
+    buffer: Vec<u8>,
+    unsynced: bool,
+    sync: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl Writer {
+    fn write_start(&mut self, connections: &[ConnectionStart]) -> std::io::Result<()> {
+        let start = StartRecord {
+            version: env!("CARGO_PKG_VERSION"),
+            connections,
+            new_chain: self.chain.is_new(),
+        };
+        self.kept
+            .push(self.identity.line("start", SystemTime::now(), start));
+        self.write(&mut Vec::new())
+    }
+
+    fn run(
+        mut self,
+        runtime: &Runtime,
+        entries: mpsc::Receiver<Entry>,
+    ) -> Result<(), AuditUnavailable> {
+        runtime.block_on(self.serve(entries));
+        if let Some(sync) = self.sync.take() {
+            self.synced(runtime.block_on(sync));
+        }
+        self.kept
+            .push(self.identity.line("stop", SystemTime::now(), StopRecord {}));
+        let unwritten = self.kept.len();
+        self.write(&mut Vec::new())
+            .and_then(|()| self.sink.to_sync().map_or(Ok(()), |file| file.sync_data()))
+            .map_err(|error| {
+                let log = &self.position.log;
+                tracing::error!(%log, %error, unwritten, "the audit log's last lines are lost");
+                self.position.failed(&error.to_string())
+            })
+    }
+
+    async fn serve(&mut self, mut entries: mpsc::Receiver<Entry>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut tick = Instant::now() + TICK;
+        loop {
+            let busy = self.unsynced || self.sync.is_some() || !self.kept.is_empty();
+            tokio::select! {
+                taken = entries.recv_many(&mut batch, BATCH) => {
+                    if taken == 0 {
+                        return;
+                    }
+                    if batch.iter().any(|entry| matches!(entry, Entry::Close)) {
+                        entries.close();
+                    }
+                    // The error has reached the requests, the position and the log.
+                    let _ = self.write(&mut batch);
+                }
+                () = sleep_until(tick), if busy => {
+                    tick = Instant::now() + TICK;
+                    self.tick().await;
+                }
+            }
+        }
+    }
+
+    /// Writes what is kept and then `batch`, or refuses the batch's decisions.
+    fn write(&mut self, batch: &mut Vec<Entry>) -> std::io::Result<()> {
+        match self.try_write(batch) {
+            Ok(()) => {
+                self.kept.clear();
+                batch.drain(..).for_each(Entry::succeed);
+                Ok(())
+            }
+            Err(error) => {
+                let why = self.position.failed(&error.to_string());
+                self.kept
+                    .extend(batch.drain(..).filter_map(|entry| entry.fail(&why)));
+                Err(error)
+            }
+        }
+    }
+
+    fn try_write(&mut self, batch: &[Entry]) -> std::io::Result<()> {
+        let reopened = self.sink.check()?;
+        if let Some(reopened) = &reopened {
+            let log = &self.position.log;
+            tracing::warn!(%log, found = ?reopened.found, "the audit log is not as it was left");
+            if reopened.open_line {
+                self.chain.found_open_line();
+            }
+            let record = ReopenedRecord {
+                found: reopened.found,
+            };
+            let line = self.identity.line("reopened", SystemTime::now(), record);
+            self.kept.insert(0, line);
+        }
+
+        self.buffer.clear();
+        // The chain moves on only with what is in the file.
+        let mut chain = self.chain.clone();
+        if let Some(torn) = chain.close_open_line(&mut self.buffer) {
+            let record = RecoveredRecord {
+                lines: torn.lines,
+                bytes: torn.bytes,
+            };
+            let line = self.identity.line("recovered", SystemTime::now(), record);
+            chain.append(&line, &mut self.buffer);
+        }
+        let kept = self.kept.iter().map(Vec::as_slice);
+        for line in kept.chain(batch.iter().filter_map(Entry::line)) {
+            chain.append(line, &mut self.buffer);
+        }
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        match self.sink.write(&self.buffer) {
+            Ok(()) => {
+                self.chain = chain;
+                self.unsynced = true;
+                self.position.written(self.chain.seq());
+                Ok(())
+            }
+            Err(WriteFailed { error, landed }) => {
+                self.chain
+                    .adopt(self.buffer.get(..landed).unwrap_or_default());
+                Err(error)
+            }
+        }
+    }
+
+    async fn tick(&mut self) {
+        if !self.kept.is_empty() {
+            // The error is in the position; the lines stay kept.
+            let _ = self.write(&mut Vec::new());
+        }
+        if let Some(sync) = self.sync.take_if(|sync| sync.is_finished()) {
+            let result = sync.await;
+            self.synced(result);
+        }
+        if self.unsynced && self.sync.is_none() {
+            self.unsynced = false;
+            // On another thread: a sync may take many milliseconds, and requests wait for this one.
+            self.sync = self
+                .sink
+                .to_sync()
+                .map(|file| tokio::task::spawn_blocking(move || file.sync_data()));
+        }
+    }
+
+    fn synced(&self, result: Result<std::io::Result<()>, tokio::task::JoinError>) {
+        if let Ok(Err(error)) = result {
+            let log = &self.position.log;
+            tracing::error!(%log, %error, "the audit log's lines may not survive a power failure");
+        }
+    }
+}
