@@ -1,0 +1,475 @@
+//! A rule's path, with the meaning of the npm package path-to-regexp 1.9 and its default options.
+
+use std::sync::LazyLock;
+
+use regex::bytes;
+use regex::{Captures, Regex};
+use thiserror::Error;
+
+mod group;
+
+/// Largest compiled pattern, in bytes: far above any path in use, and a file of thousands of rules
+/// still fits in memory.
+const COMPILED_SIZE_LIMIT: usize = 1 << 20;
+
+/// Cache of one pattern's lazy automaton, in bytes. The default of 2 MiB is for long texts; a path
+/// is short, and hundreds of rules each keep a cache.
+const AUTOMATON_CACHE_LIMIT: usize = 1 << 16;
+
+/// A rule's path, ready to be matched.
+///
+/// Letters match in either case, one `/` at the end is optional, and the whole path must match.
+#[derive(Clone, Debug)]
+pub(crate) struct PathPattern {
+    /// What every matching path starts with, in either case.
+    head: Box<str>,
+    tail: Tail,
+}
+
+/// What may follow the head.
+#[derive(Clone, Debug)]
+enum Tail {
+    /// Nothing, or one `/`.
+    End,
+    /// Anything: the path ends in a bare `*`.
+    Anything,
+    /// What the expression, which covers head and tail, says.
+    Expression(bytes::Regex),
+}
+
+impl PathPattern {
+    /// Reads a rule's path, which starts with `/`.
+    pub(crate) fn parse(path: &str) -> Result<Self, PathPatternError> {
+        let tokens = tokenize(path)?;
+        let literal = match tokens.first() {
+            Some(Token::Literal(text)) => text.as_str(),
+            Some(Token::Parameter(_)) | None => "",
+        };
+        let (head, tail) = match tokens.as_slice() {
+            [] | [Token::Literal(_)] => (without_slash(literal).into(), Tail::End),
+            [Token::Parameter(only)] | [Token::Literal(_), Token::Parameter(only)]
+                if only.is_bare_asterisk() =>
+            {
+                (format!("{literal}{}", only.prefix_text()), Tail::Anything)
+            }
+            _ => (literal.into(), Tail::Expression(compile(&tokens)?)),
+        };
+        Ok(Self {
+            head: head.into(),
+            tail,
+        })
+    }
+
+    /// Whether `path`, a request target's path, matches as a whole.
+    pub(crate) fn matches(&self, path: &str) -> bool {
+        let Some((head, tail)) = path.as_bytes().split_at_checked(self.head.len()) else {
+            return false;
+        };
+        head.eq_ignore_ascii_case(self.head.as_bytes())
+            && match &self.tail {
+                Tail::End => matches!(tail, b"" | b"/"),
+                Tail::Anything => true,
+                Tail::Expression(expression) => expression.is_match(path.as_bytes()),
+            }
+    }
+}
+
+/// Why a rule's path cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PathPatternError {
+    /// A group that the matcher cannot or must not run.
+    #[error("the group \"({group})\" has {found}")]
+    Group {
+        /// The expression between the parentheses.
+        group: String,
+        /// What is wrong with it.
+        found: String,
+    },
+    /// A parameter glued to a text after another parameter, which needs look-ahead.
+    #[error(
+        "the parameter after \"{text}\" needs look-ahead, which is not supported: put a \"/\" or a \
+         single character before it, or give it an expression such as \":name([^/]+)\""
+    )]
+    LookAhead {
+        /// The text between the two parameters.
+        text: String,
+    },
+    /// The path compiles to more than [`COMPILED_SIZE_LIMIT`].
+    #[error("the pattern is too large: use fewer repetitions")]
+    TooLarge,
+    /// Anything else that the expression compiler refuses.
+    #[error("the pattern cannot be compiled: {found}")]
+    Other {
+        /// The compiler's last line.
+        found: String,
+    },
+}
+
+/// The parts of a path, as path-to-regexp calls them.
+#[derive(Clone, Debug)]
+enum Token {
+    Literal(String),
+    Parameter(Parameter),
+}
+
+#[derive(Clone, Debug)]
+struct Parameter {
+    prefix: Option<char>,
+    /// Something else than the prefix follows, so that the prefix stays when the value is left out.
+    partial: bool,
+    optional: bool,
+    repeated: bool,
+    asterisk: bool,
+    /// The value's expression, in the syntax of the `regex` crate.
+    value: String,
+}
+
+impl Parameter {
+    fn is_bare_asterisk(&self) -> bool {
+        self.asterisk
+    }
+
+    fn prefix_text(&self) -> String {
+        self.prefix.map_or_else(String::new, String::from)
+    }
+
+    fn expression(&self) -> String {
+        let prefix = regex::escape(&self.prefix_text());
+        let mut value = format!("(?:{})", self.value);
+        if self.repeated {
+            value = format!("{value}(?:{prefix}{value})*");
+        }
+        match (self.optional, self.partial) {
+            (true, true) => format!("{prefix}(?:{value})?"),
+            (true, false) => format!("(?:{prefix}(?:{value}))?"),
+            (false, _) => format!("{prefix}(?:{value})"),
+        }
+    }
+}
+
+/// Where a path has an escaped character, or a parameter with the `/` or `.` before it: the
+/// expression by which path-to-regexp defines its syntax.
+static SYNTAX: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(
+        r"(?x)
+        \\(?<escaped>.)
+        | (?<prefix>[/.])?
+          (?:
+            (?: :(?<name>[A-Za-z0-9_]+) (?: \( (?<capture>(?:\\.|[^\\()])+) \) )?
+              | \( (?<group>(?:\\.|[^\\()])+) \)
+            ) (?<modifier>[+*?])?
+            | (?<asterisk>\*)
+          )",
+    )
+    .expect("the expression is a constant, and a test runs it")
+});
+
+fn tokenize(path: &str) -> Result<Vec<Token>, PathPatternError> {
+    let mut tokens = Vec::new();
+    let mut literal = String::new();
+    let mut rest = path;
+    while let Some(captures) = SYNTAX.captures(rest) {
+        let (before, after) = around(rest, &captures);
+        literal.push_str(before);
+        match captures.name("escaped") {
+            Some(escaped) => literal.push_str(escaped.as_str()),
+            None => {
+                if !literal.is_empty() {
+                    tokens.push(Token::Literal(std::mem::take(&mut literal)));
+                }
+                tokens.push(Token::Parameter(parameter(
+                    &captures,
+                    tokens.last(),
+                    after,
+                )?));
+            }
+        }
+        rest = after;
+    }
+    literal.push_str(rest);
+    if !literal.is_empty() {
+        tokens.push(Token::Literal(literal));
+    }
+    Ok(tokens)
+}
+
+fn around<'a>(text: &'a str, captures: &Captures<'_>) -> (&'a str, &'a str) {
+    let found = captures.get_match();
+    let before = text.get(..found.start()).unwrap_or_default();
+    (before, text.get(found.end()..).unwrap_or_default())
+}
+
+fn parameter(
+    captures: &Captures<'_>,
+    before: Option<&Token>,
+    after: &str,
+) -> Result<Parameter, PathPatternError> {
+    let text = |name| captures.name(name).map(|found| found.as_str());
+    let prefix = text("prefix").and_then(|prefix| prefix.chars().next());
+    let next = after.chars().next();
+    let asterisk = text("asterisk").is_some();
+    let value = match text("capture").or(text("group")) {
+        Some(group) => group::translate(group)?,
+        None if asterisk => ".*".to_owned(),
+        None => default_value(prefix, before)?,
+    };
+    Ok(Parameter {
+        prefix,
+        partial: prefix.is_some() && next.is_some() && next != prefix,
+        optional: matches!(text("modifier"), Some("?" | "*")),
+        repeated: matches!(text("modifier"), Some("+" | "*")),
+        asterisk,
+        value,
+    })
+}
+
+/// The expression of a parameter that has none of its own: no delimiter in it, and, since 1.9.0,
+/// where a text stands between two parameters, that text not in it either unless it is all of it.
+fn default_value(prefix: Option<char>, before: Option<&Token>) -> Result<String, PathPatternError> {
+    let delimiter = prefix.unwrap_or('/');
+    let plain = format!("[^{}]+?", escape_in_class(delimiter));
+    let text = match (prefix, before) {
+        (None, Some(Token::Literal(text))) if !text.contains(delimiter) => text,
+        _ => return Ok(plain),
+    };
+    let mut chars = text.chars();
+    match (chars.next(), chars.next()) {
+        (Some(only), None) if only.is_ascii() => Ok(format!(
+            "{}|[^{}{}]+?",
+            regex::escape(text),
+            escape_in_class(only),
+            escape_in_class(delimiter)
+        )),
+        _ => Err(PathPatternError::LookAhead { text: text.clone() }),
+    }
+}
+
+fn escape_in_class(c: char) -> String {
+    if c.is_ascii_punctuation() {
+        format!("\\{c}")
+    } else {
+        c.to_string()
+    }
+}
+
+fn compile(tokens: &[Token]) -> Result<bytes::Regex, PathPatternError> {
+    let mut expression = String::from("^");
+    for (index, token) in tokens.iter().enumerate() {
+        match token {
+            Token::Literal(text) if index + 1 == tokens.len() => {
+                expression.push_str(&regex::escape(without_slash(text)));
+            }
+            Token::Literal(text) => expression.push_str(&regex::escape(text)),
+            Token::Parameter(parameter) => expression.push_str(&parameter.expression()),
+        }
+    }
+    expression.push_str("/?$");
+    // Bytes and no Unicode: in JavaScript `\w`, `\d` and case are ASCII here, and so are targets.
+    bytes::RegexBuilder::new(&expression)
+        .unicode(false)
+        .case_insensitive(true)
+        .size_limit(COMPILED_SIZE_LIMIT)
+        .dfa_size_limit(AUTOMATON_CACHE_LIMIT)
+        .build()
+        .map_err(refused)
+}
+
+fn refused(error: regex::Error) -> PathPatternError {
+    match error {
+        regex::Error::CompiledTooBig(_) => PathPatternError::TooLarge,
+        // The last line says what is wrong; those before draw the expression, which is ours.
+        error => {
+            let text = error.to_string();
+            let found = text.lines().last().unwrap_or_default();
+            PathPatternError::Other {
+                found: found.trim_start_matches("error: ").to_owned(),
+            }
+        }
+    }
+}
+
+/// A slash at the end of the pattern is as optional as one at the end of the path.
+fn without_slash(text: &str) -> &str {
+    text.strip_suffix('/').unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[track_caller]
+    fn assert_matches(pattern: &str, yes: &[&str], no: &[&str]) {
+        let compiled = PathPattern::parse(pattern).unwrap_or_else(|e| panic!("{pattern}: {e}"));
+        for path in yes {
+            assert!(compiled.matches(path), "{pattern} should match {path}");
+        }
+        for path in no {
+            assert!(!compiled.matches(path), "{pattern} should not match {path}");
+        }
+    }
+
+    #[test]
+    fn a_literal_path_matches_in_either_case_with_an_optional_slash() {
+        assert_matches("/", &["/"], &["/a"]);
+        assert_matches(
+            "/User",
+            &["/user", "/USER", "/User/"],
+            &["/users", "/user/a", "/use", "/"],
+        );
+        assert_matches("/user/", &["/user", "/user/"], &["/user/a"]);
+        assert_matches("/a.b+c", &["/a.b+c"], &["/axb+c", "/a.bbc"]);
+    }
+
+    #[test]
+    fn a_bare_asterisk_matches_anything_even_slashes_and_nothing() {
+        assert_matches("/*", &["/", "/a", "/a/b/"], &[]);
+        assert_matches("/e/*", &["/e/", "/e/a/b", "/E/a"], &["/e", "/ex"]);
+        assert_matches(
+            "/api/v1/pods*",
+            &["/api/v1/pods", "/api/v1/podsecrets", "/api/v1/pods/x/y"],
+            &["/api/v1/pod", "/x/api/v1/pods"],
+        );
+        assert_matches(
+            "/browse*/*.tf",
+            &["/browse/a.tf", "/browse/a/b/c.tf/"],
+            &["/browse.tf"],
+        );
+        assert_matches(
+            "/a/*/c",
+            &["/a/b/c", "/a//c", "/a/b/b/c/"],
+            &["/a/c", "/a/b/cc"],
+        );
+    }
+
+    #[test]
+    fn a_parameter_is_one_segment_as_it_is_encoded() {
+        assert_matches(
+            "/a/:b",
+            &["/a/x", "/a/x/", "/a/x%2Fy"],
+            &["/a/x/y", "/a/", "/a"],
+        );
+        assert_matches("/:a/b", &["/x/b", "/x/B/"], &["/b", "//b", "/x/y/b"]);
+        assert_matches("/a:b", &["/ax", "/ax/"], &["/a", "/a/"]);
+        assert_matches("/:a-:b", &["/x-y", "/x-y-z"], &["/x", "/x-y/z"]);
+        assert_matches("/:base...:head", &["/x...y"], &["/x..y", "/x...y.z"]);
+    }
+
+    #[test]
+    fn modifiers_make_a_parameter_optional_or_repeated() {
+        assert_matches(
+            "/files/:p?",
+            &["/files", "/files/", "/files/x"],
+            &["/files/x/y"],
+        );
+        assert_matches("/x/:p*/f", &["/x/f", "/x/a/f", "/x/a/b/f"], &["/x/"]);
+        assert_matches("/x/:p+", &["/x/a", "/x/a/b"], &["/x", "/x/"]);
+        assert_matches(
+            "/branches:filter?",
+            &["/branches", "/branchesx"],
+            &["/branche"],
+        );
+        assert_matches(
+            "/f/:n.:ext?",
+            &["/f/a", "/f/a.b", "/f/."],
+            &["/f/", "/f/a/b"],
+        );
+    }
+
+    #[test]
+    fn groups_are_expressions_and_a_backslash_makes_a_literal() {
+        assert_matches("/v/:id(\\d+)", &["/v/12"], &["/v/", "/v/a", "/v/1a"]);
+        assert_matches("/:x(a|b)/c", &["/a/c", "/B/c"], &["/c/c", "/ab/c"]);
+        assert_matches("/(raw|api)/x", &["/raw/x", "/api/x"], &["/rawapi/x"]);
+        assert_matches(
+            "/:x([^\\/]{2,3})",
+            &["/ab", "/abc"],
+            &["/a", "/abcd", "/a/b"],
+        );
+        assert_matches("/a\\*", &["/a*"], &["/a", "/ab"]);
+        assert_matches("/a\\:b\\(c\\)", &["/a:b(c)"], &["/ax"]);
+        assert_matches("/%2F:x", &["/%2Fx", "/%2fx"], &["/%2F"]);
+    }
+
+    #[test]
+    fn what_has_no_counterpart_here_is_refused_by_name() {
+        for (pattern, error) in [
+            (
+                "/(a)/(b\\1)",
+                "the group \"(b\\1)\" has the backreference \"\\1\"",
+            ),
+            (
+                "/:x(?!a)",
+                "the group \"(?!a)\" has nothing to repeat before \"?\"",
+            ),
+            (
+                "/(a**)",
+                "the group \"(a**)\" has nothing to repeat before \"*\"",
+            ),
+            ("/(\\z)", "the group \"(\\z)\" has the escape \"\\z\""),
+            ("/(\\pL)", "the group \"(\\pL)\" has the escape \"\\p\""),
+            ("/([])", "the group \"([])\" has an empty class \"[]\""),
+            (
+                "/([a--b])",
+                "the group \"([a--b])\" has \"--\" in a class (write \"\\-\")",
+            ),
+            ("/([a)", "the group \"([a)\" has a class without \"]\""),
+            (
+                "/(a{,5})",
+                "the group \"(a{,5})\" has a \"{\" that starts no repetition (write \"\\{\")",
+            ),
+            (
+                "/(a{1000}{1000})",
+                "the group \"(a{1000}{1000})\" has nothing to repeat before \"{1000}\"",
+            ),
+            (
+                "/([z-a])",
+                "the pattern cannot be compiled: invalid character class range, the start \
+                          must be <= the end",
+            ),
+            (
+                "/(.{100000})",
+                "the pattern is too large: use fewer repetitions",
+            ),
+        ] {
+            assert_eq!(
+                PathPattern::parse(pattern).unwrap_err().to_string(),
+                error,
+                "{pattern}"
+            );
+        }
+        let error = PathPattern::parse("/:a--:b").unwrap_err().to_string();
+        assert!(
+            error.starts_with("the parameter after \"--\" needs look-ahead"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn set_operators_of_the_regex_crate_are_plain_characters_in_a_class() {
+        assert_matches("/([a&&b]+)", &["/a&b"], &["/c"]);
+        assert_matches("/([[a~~]+)", &["/[a~"], &["/b"]);
+    }
+
+    proptest! {
+        #[test]
+        fn the_short_cuts_agree_with_the_expression(
+            pattern in "/[ab/]{0,4}\\*?",
+            path in "/[abAB/]{0,6}",
+        ) {
+            let compiled = PathPattern::parse(&pattern).unwrap();
+            prop_assert!(!matches!(compiled.tail, Tail::Expression(_)));
+            let expression = compile(&tokenize(&pattern).unwrap()).unwrap();
+            prop_assert_eq!(compiled.matches(&path), expression.is_match(path.as_bytes()));
+        }
+
+        #[test]
+        fn any_pattern_is_read_without_panic(pattern in "/[ -~é]{0,24}", path in "/[ -~]{0,24}") {
+            if let Ok(pattern) = PathPattern::parse(&pattern) {
+                pattern.matches(&path);
+            }
+        }
+    }
+}
