@@ -1,1 +1,1 @@
-fn main() {}
+//! End-to-end tests: real sockets, real programs, one promise each.

@@ -1,0 +1,146 @@
+//! A certificate authority of the tests' own, and the certificates that it signs.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tempfile::TempDir;
+
+/// A certificate authority; its files live as long as it does.
+pub struct Ca {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    folder: TempDir,
+}
+
+impl Ca {
+    /// A new authority with this common name.
+    pub fn new(name: &str) -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("ca.pem"), issuer.pem()).unwrap();
+        Self { issuer, folder }
+    }
+
+    /// The authority's certificate in PEM.
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// A certificate for `localhost` and `127.0.0.1`, in files named after `name`.
+    pub fn loopback(&self, name: &str) -> Leaf {
+        self.leaf(name, &["localhost", "127.0.0.1"])
+    }
+
+    /// A certificate for these DNS names and addresses, in files named after `name`.
+    pub fn leaf(&self, name: &str, for_names: &[&str]) -> Leaf {
+        let for_names: Vec<String> = for_names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(for_names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let leaf = Leaf {
+            certificate: self.folder.path().join(format!("{name}.pem")),
+            key: self.folder.path().join(format!("{name}.key")),
+        };
+        fs::write(&leaf.certificate, certificate.pem()).unwrap();
+        fs::write(&leaf.key, key.serialize_pem()).unwrap();
+        leaf
+    }
+
+    /// What a client needs that trusts this authority alone and offers these protocols by ALPN.
+    pub fn client_config(&self, alpn: &[&str]) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = protocols(alpn);
+        Arc::new(config)
+    }
+}
+
+/// A certificate and its key, as PEM files in the folder of the authority that signed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaf {
+    /// The certificate.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+impl Leaf {
+    /// What a server needs that shows this certificate and accepts these protocols by ALPN.
+    pub fn server_config(&self, alpn: &[&str]) -> Arc<ServerConfig> {
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(certificates(&self.certificate), self.private_key())
+            .unwrap();
+        config.alpn_protocols = protocols(alpn);
+        Arc::new(config)
+    }
+
+    fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_file(&self.key).unwrap()
+    }
+}
+
+/// The name under which a loopback address stands in certificates.
+pub fn server_name(address: SocketAddr) -> ServerName<'static> {
+    ServerName::IpAddress(address.ip().into())
+}
+
+fn certificates(file: &Path) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_file_iter(file)
+        .unwrap()
+        .map(Result::unwrap)
+        .collect()
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn protocols(alpn: &[&str]) -> Vec<Vec<u8>> {
+    alpn.iter()
+        .map(|protocol| protocol.as_bytes().to_vec())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    use super::*;
+
+    async fn handshake(client: &Ca, server: &Leaf) -> std::io::Result<()> {
+        let (near, far) = tokio::io::duplex(64 * 1024);
+        let connector = TlsConnector::from(client.client_config(&[]));
+        let acceptor = TlsAcceptor::from(server.server_config(&[]));
+        let name = server_name(([127, 0, 0, 1], 0).into());
+        let (client, _server) = tokio::join!(connector.connect(name, near), acceptor.accept(far));
+        client.map(drop)
+    }
+
+    #[tokio::test]
+    async fn a_leaf_is_trusted_by_those_who_trust_its_authority_and_by_nobody_else() {
+        let (ours, other) = (Ca::new("ours"), Ca::new("other"));
+        let leaf = ours.loopback("server");
+        handshake(&ours, &leaf).await.unwrap();
+        handshake(&other, &leaf).await.unwrap_err();
+    }
+}

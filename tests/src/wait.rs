@@ -1,0 +1,34 @@
+//! Waiting for events, never for time to pass.
+
+use std::time::Duration;
+
+/// How long a test waits for an event that must come; far above what a busy machine needs, so that
+/// only a real failure reaches it.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits for `event`.
+///
+/// # Panics
+/// When it has not come within [`LIMIT`]; `what` names it.
+pub async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(LIMIT, event).await {
+        Ok(outcome) => outcome,
+        Err(_) => panic!("{what}: did not happen within {LIMIT:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_event_that_comes_hands_over_its_value() {
+        assert_eq!(within("seven", async { 7 }).await, 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "the tunnel: did not happen within 30s")]
+    async fn an_event_that_never_comes_fails_by_name() {
+        within("the tunnel", std::future::pending::<()>()).await;
+    }
+}
