@@ -361,6 +361,12 @@ impl AuditPosition {
         }
     }
 
+    /// A position without a log, for tests of what shows it.
+    #[cfg(test)]
+    pub(crate) fn at_rest(path: &str) -> Self {
+        Self::new(Some(path.as_ref()))
+    }
+
     /// The file, or `stdout`.
     #[must_use]
     pub fn log(&self) -> &str {

@@ -1,0 +1,630 @@
+//! What the agent is doing right now, for `broker-client status` and the probes.
+
+use std::collections::VecDeque;
+use std::fmt::{self, Write as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use crate::audit::AuditPosition;
+
+/// Denials that are remembered; the audit log has them all.
+const DENIALS: usize = 20;
+
+/// Longest kept text of a peer or an error, in characters.
+const TEXT: usize = 300;
+
+/// Collects the state of all parts of the agent; clones are the same board.
+#[derive(Debug, Clone)]
+pub struct StatusBoard {
+    audit: Arc<AuditPosition>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    about: About,
+    tunnels: Vec<Tunnel>,
+    accept: AcceptFile,
+    denials: VecDeque<Denial>,
+    warnings: Vec<String>,
+}
+
+/// Which process this is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The agent's name.
+    pub agent: String,
+    /// The instance's name.
+    pub instance: String,
+    /// This process's id, new at each start.
+    pub run_id: String,
+    /// The program's version.
+    pub version: String,
+}
+
+/// One of the places that the agent keeps filled with a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// The server as configured, without userinfo.
+    pub server: String,
+    /// What it is doing.
+    #[serde(flatten)]
+    pub state: TunnelState,
+    /// Why the last attempt failed or the last tunnel ended.
+    pub last_error: Option<Noted>,
+}
+
+/// What one tunnel is doing. Times are RFC 3339, UTC.
+///
+/// ```text
+/// Dialling ──▶ Connected ──▶ Draining ──▶ Closed
+///    ▲  │          └────────────────────────▲ │
+///    └──┴─────────────────────────────────────┘
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum TunnelState {
+    /// Being connected, or waiting for the next attempt.
+    Dialling {
+        /// Attempts since the last tunnel, from 1; 0 before the first.
+        attempt: u32,
+        /// When it is tried next; `None` while it is being tried.
+        next_attempt_at: Option<String>,
+    },
+    /// Up.
+    Connected {
+        /// Since when.
+        since: String,
+        /// The server's node, as it names itself.
+        node: String,
+    },
+    /// Takes no more requests and finishes those in flight.
+    Draining {
+        /// Since when.
+        since: String,
+    },
+    /// Down, and not being dialled.
+    Closed {
+        /// Since when.
+        since: String,
+    },
+}
+
+/// A text and when it was noted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noted {
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// What happened.
+    pub text: String,
+}
+
+/// The accept file that decides.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptFile {
+    /// The file; `None`: there is none, everything is denied.
+    pub path: Option<String>,
+    /// SHA-256 of its bytes, in hex.
+    pub sha256: Option<String>,
+    /// Number of `private` rules.
+    pub private_rules: usize,
+    /// Number of `public` rules.
+    pub public_rules: usize,
+    /// When it was read, RFC 3339, UTC.
+    pub loaded_at: Option<String>,
+    /// Why a newer version of the file is not in force.
+    pub refused: Option<Noted>,
+}
+
+/// A request that was not allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denial {
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// The id under which the caller and the audit log know it.
+    pub request_id: String,
+    /// The method.
+    pub method: String,
+    /// The path, cut.
+    pub path: String,
+    /// The stable code of the reason.
+    pub reason: String,
+}
+
+/// Where the audit log stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditStatus {
+    /// The file, or `stdout`.
+    pub log: String,
+    /// The last written line's number.
+    pub seq: u64,
+    /// Why and since when nothing can be written; requests are refused meanwhile.
+    pub failing: Option<Noted>,
+}
+
+/// Everything on the board at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusSnapshot {
+    /// When it was taken, RFC 3339, UTC.
+    pub time: String,
+    /// Which process this is.
+    #[serde(flatten)]
+    pub about: About,
+    /// Each tunnel, by place.
+    pub tunnels: Vec<Tunnel>,
+    /// The accept file in force.
+    pub accept: AcceptFile,
+    /// The last denials, oldest first.
+    pub denials: Vec<Denial>,
+    /// The audit log.
+    pub audit: AuditStatus,
+    /// What the operator should change.
+    pub warnings: Vec<String>,
+}
+
+impl StatusBoard {
+    /// A board for one tunnel to each of `servers` (one URL may stand there several times).
+    #[must_use]
+    pub fn new(about: About, servers: Vec<String>, audit: Arc<AuditPosition>) -> Self {
+        let tunnel = |server| Tunnel {
+            server,
+            state: TunnelState::Dialling {
+                attempt: 0,
+                next_attempt_at: None,
+            },
+            last_error: None,
+        };
+        let state = State {
+            about,
+            tunnels: servers.into_iter().map(tunnel).collect(),
+            accept: AcceptFile::default(),
+            denials: VecDeque::with_capacity(DENIALS),
+            warnings: Vec::new(),
+        };
+        Self {
+            audit,
+            state: Arc::new(Mutex::new(state)),
+        }
+    }
+
+    /// The tunnel at `slot` is being dialled, or will be at `next`, after `last_error`.
+    pub fn tunnel_dialling(
+        &self,
+        slot: usize,
+        attempt: u32,
+        last_error: Option<&str>,
+        next: Option<SystemTime>,
+    ) {
+        self.tunnel(slot, last_error, |_| TunnelState::Dialling {
+            attempt,
+            next_attempt_at: next.map(rfc3339),
+        });
+    }
+
+    /// The tunnel at `slot` is up, to the server's `node`.
+    pub fn tunnel_connected(&self, slot: usize, node: &str) {
+        self.tunnel(slot, None, |now| TunnelState::Connected {
+            since: now,
+            node: printable(node),
+        });
+    }
+
+    /// The tunnel at `slot` takes no more requests.
+    pub fn tunnel_draining(&self, slot: usize) {
+        self.tunnel(slot, None, |now| TunnelState::Draining { since: now });
+    }
+
+    /// The tunnel at `slot` is down; `reason` is `None` where the agent itself wanted that.
+    pub fn tunnel_closed(&self, slot: usize, reason: Option<&str>) {
+        self.tunnel(slot, reason, |now| TunnelState::Closed { since: now });
+    }
+
+    /// An accept file is in force from now on; without `path`, everything is denied.
+    pub fn rules_loaded(
+        &self,
+        path: Option<&str>,
+        sha256: Option<&str>,
+        private_rules: usize,
+        public_rules: usize,
+    ) {
+        self.state().accept = AcceptFile {
+            path: path.map(str::to_owned),
+            sha256: sha256.map(str::to_owned),
+            private_rules,
+            public_rules,
+            loaded_at: Some(rfc3339(SystemTime::now())),
+            refused: None,
+        };
+    }
+
+    /// A newer accept file is wrong, the one before stays in force.
+    pub fn rules_refused(&self, why: &str) {
+        self.state().accept.refused = Some(noted(SystemTime::now(), why));
+    }
+
+    /// A request was denied.
+    pub fn denied(&self, request_id: &str, method: &str, path: &str, reason: &str) {
+        let denial = Denial {
+            time: rfc3339(SystemTime::now()),
+            request_id: printable(request_id),
+            method: printable(method),
+            path: printable(path),
+            reason: reason.to_owned(),
+        };
+        let mut state = self.state();
+        if state.denials.len() == DENIALS {
+            state.denials.pop_front();
+        }
+        state.denials.push_back(denial);
+    }
+
+    /// Something that the operator should change; the same text is kept once.
+    pub fn warn(&self, text: &str) {
+        let mut state = self.state();
+        if !state.warnings.iter().any(|known| known == text) {
+            state.warnings.push(text.to_owned());
+        }
+    }
+
+    /// How many tunnels can take a request now.
+    #[must_use]
+    pub fn connected_tunnels(&self) -> usize {
+        let is_up = |tunnel: &&Tunnel| matches!(tunnel.state, TunnelState::Connected { .. });
+        self.state().tunnels.iter().filter(is_up).count()
+    }
+
+    /// Everything at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> StatusSnapshot {
+        let failing = self.audit.failure();
+        let audit = AuditStatus {
+            log: self.audit.log().to_owned(),
+            seq: self.audit.seq(),
+            failing: failing.map(|(since, why)| noted(since, &why)),
+        };
+        let state = self.state();
+        StatusSnapshot {
+            time: rfc3339(SystemTime::now()),
+            about: state.about.clone(),
+            tunnels: state.tunnels.clone(),
+            accept: state.accept.clone(),
+            denials: state.denials.iter().cloned().collect(),
+            audit,
+            warnings: state.warnings.clone(),
+        }
+    }
+
+    fn tunnel(
+        &self,
+        slot: usize,
+        error: Option<&str>,
+        to_state: impl FnOnce(String) -> TunnelState,
+    ) {
+        let now = SystemTime::now();
+        let mut state = self.state();
+        let Some(tunnel) = state.tunnels.get_mut(slot) else {
+            debug_assert!(false, "there is no tunnel {slot}");
+            return;
+        };
+        tunnel.state = to_state(rfc3339(now));
+        if let Some(error) = error {
+            tunnel.last_error = Some(noted(now, error));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn noted(time: SystemTime, text: &str) -> Noted {
+    Noted {
+        time: rfc3339(time),
+        text: printable(text),
+    }
+}
+
+/// `text` cut, without what would steer a terminal: servers and callers have a say in it.
+fn printable(text: &str) -> String {
+    let mut shown = String::new();
+    for (count, character) in text.chars().enumerate() {
+        if count == TEXT {
+            shown.push('…');
+            break;
+        }
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// What `broker-client status` prints.
+impl fmt::Display for StatusSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let About {
+            agent,
+            instance,
+            run_id,
+            version,
+        } = &self.about;
+        row(
+            f,
+            "agent",
+            &format!("{agent}  (instance {instance}, version {version}, run {run_id})"),
+        )?;
+        for (place, tunnel) in self.tunnels.iter().enumerate() {
+            row(
+                f,
+                &format!("tunnel {}", place + 1),
+                &self.tunnel_text(tunnel),
+            )?;
+            if let Some(error) = &tunnel.last_error {
+                row(
+                    f,
+                    "",
+                    &format!("last error {}: {}", self.ago(&error.time), error.text),
+                )?;
+            }
+        }
+
+        match &self.accept.path {
+            None => row(f, "accept file", "none: denies everything")?,
+            Some(path) => {
+                row(f, "accept file", path)?;
+                let loaded = self.accept.loaded_at.as_deref().unwrap_or_default();
+                let rules = format!(
+                    "{} private and {} public rules, loaded {}",
+                    self.accept.private_rules,
+                    self.accept.public_rules,
+                    self.ago(loaded)
+                );
+                row(f, "", &rules)?;
+                row(
+                    f,
+                    "",
+                    &format!(
+                        "sha256 {}",
+                        self.accept.sha256.as_deref().unwrap_or("unknown")
+                    ),
+                )?;
+            }
+        }
+        if let Some(refused) = &self.accept.refused {
+            let text = format!(
+                "a newer file is refused ({}): {}",
+                self.ago(&refused.time),
+                refused.text
+            );
+            row(f, "", &text)?;
+        }
+
+        row(
+            f,
+            "audit log",
+            &format!("{}, last line {}", self.audit.log, self.audit.seq),
+        )?;
+        if let Some(failing) = &self.audit.failing {
+            let text = format!(
+                "CANNOT BE WRITTEN since {}, requests are refused: {}",
+                failing.time, failing.text
+            );
+            row(f, "", &text)?;
+        }
+        for warning in &self.warnings {
+            row(f, "warning", warning)?;
+        }
+
+        if self.denials.is_empty() {
+            return row(f, "denials", "none since the start");
+        }
+        row(
+            f,
+            "denials",
+            &format!("the last {}, newest first", self.denials.len()),
+        )?;
+        let method_width = self
+            .denials
+            .iter()
+            .map(|denial| denial.method.len())
+            .max()
+            .unwrap_or(0);
+        for denial in self.denials.iter().rev() {
+            let Denial {
+                time,
+                request_id,
+                method,
+                path,
+                reason,
+            } = denial;
+            writeln!(
+                f,
+                "  {time}  {request_id}  {method:method_width$}  {path}  {reason}"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl StatusSnapshot {
+    fn tunnel_text(&self, tunnel: &Tunnel) -> String {
+        let mut text = format!("{}  ", tunnel.server);
+        let written = match &tunnel.state {
+            TunnelState::Dialling {
+                attempt,
+                next_attempt_at: None,
+            } => write!(text, "dialling, attempt {attempt}"),
+            TunnelState::Dialling {
+                attempt,
+                next_attempt_at: Some(next),
+            } => write!(text, "not connected, {attempt} attempts, next at {next}"),
+            TunnelState::Connected { since, node } => {
+                write!(
+                    text,
+                    "connected to node {node} since {since} ({})",
+                    self.ago(since)
+                )
+            }
+            TunnelState::Draining { since } => write!(text, "draining since {since}"),
+            TunnelState::Closed { since } => write!(text, "closed since {since}"),
+        };
+        debug_assert!(written.is_ok(), "a String takes everything");
+        text
+    }
+
+    /// How long before the snapshot `time` was, or `time` itself where that cannot be told.
+    fn ago(&self, time: &str) -> String {
+        let parse = |text| humantime::parse_rfc3339(text).ok();
+        let passed = parse(self.time.as_str())
+            .zip(parse(time))
+            .and_then(|(now, then)| now.duration_since(then).ok());
+        match passed {
+            Some(passed) => {
+                let seconds = Duration::from_secs(passed.as_secs());
+                format!("{} ago", humantime::format_duration(seconds))
+            }
+            None => time.to_owned(),
+        }
+    }
+}
+
+fn row(f: &mut fmt::Formatter<'_>, name: &str, value: &str) -> fmt::Result {
+    writeln!(f, "{name:12} {value}")
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn board() -> StatusBoard {
+        let about = About {
+            agent: "sonarqube".to_owned(),
+            instance: "default".to_owned(),
+            run_id: "3f0c5ac0-5a43-4b07-9cb1-0b8a1e2f6f10".to_owned(),
+            version: "0.1.0".to_owned(),
+        };
+        let server = "https://broker.example".to_owned();
+        let audit = AuditPosition::at_rest("/data/default/audit.jsonl");
+        StatusBoard::new(about, vec![server.clone(), server], Arc::new(audit))
+    }
+
+    #[test]
+    fn only_connected_tunnels_count() {
+        let board = board();
+        assert_eq!(board.connected_tunnels(), 0);
+        board.tunnel_connected(0, "n1");
+        board.tunnel_connected(1, "n2");
+        assert_eq!(board.connected_tunnels(), 2);
+        board.tunnel_draining(0);
+        board.tunnel_closed(1, Some("lost"));
+        assert_eq!(board.connected_tunnels(), 0);
+    }
+
+    #[test]
+    fn the_last_error_stays_when_the_tunnel_is_up_again() {
+        let board = board();
+        board.tunnel_dialling(0, 3, Some("connection refused"), Some(SystemTime::now()));
+        board.tunnel_connected(0, "n1");
+        let error = board.snapshot().tunnels[0].last_error.clone().unwrap();
+        assert_eq!(error.text, "connection refused");
+    }
+
+    #[test]
+    fn the_last_twenty_denials_are_kept() {
+        let board = board();
+        for request in 0..25 {
+            board.denied(&format!("r{request}"), "GET", "/x", "no-rule");
+        }
+        let ids: Vec<_> = board
+            .snapshot()
+            .denials
+            .into_iter()
+            .map(|denial| denial.request_id)
+            .collect();
+        assert_eq!(ids.len(), 20);
+        assert_eq!((ids[0].as_str(), ids[19].as_str()), ("r5", "r24"));
+    }
+
+    #[test]
+    fn texts_of_others_are_cut_and_cannot_steer_a_terminal() {
+        let board = board();
+        board.denied(
+            "r",
+            "GET",
+            &format!("/\x1b[2J{}", "x".repeat(1000)),
+            "no-rule",
+        );
+        let path = board.snapshot().denials[0].path.clone();
+        assert!(
+            path.starts_with("/\\u{1b}[2Jxxx") && path.ends_with("x…"),
+            "{path}"
+        );
+        assert!(path.len() < 320);
+    }
+
+    #[test]
+    fn a_new_file_clears_what_was_refused() {
+        let board = board();
+        board.rules_refused("private[0]: unknown method");
+        assert!(board.snapshot().accept.refused.is_some());
+        board.rules_loaded(Some("/etc/accept.json"), Some("ab"), 3, 0);
+        assert!(board.snapshot().accept.refused.is_none());
+    }
+
+    #[test]
+    fn people_see_aligned_rows() {
+        let board = board();
+        board.tunnel_dialling(1, 2, Some("connection refused"), None);
+        board.warn("HTTPS_PROXY is set and not used yet");
+        board.warn("HTTPS_PROXY is set and not used yet");
+        let mut snapshot = board.snapshot();
+        snapshot.time = "2026-11-24T12:00:05.000Z".to_owned();
+        let then = "2026-11-24T12:00:00.000Z".to_owned();
+        snapshot.tunnels[0].state = TunnelState::Connected {
+            since: then.clone(),
+            node: "n1".to_owned(),
+        };
+        snapshot.tunnels[1].last_error.as_mut().unwrap().time = then.clone();
+        snapshot.denials.push(Denial {
+            time: then,
+            request_id: "r1".to_owned(),
+            method: "GET".to_owned(),
+            path: "/secret".to_owned(),
+            reason: "no-rule".to_owned(),
+        });
+
+        let expected = "\
+agent        sonarqube  (instance default, version 0.1.0, run 3f0c5ac0-5a43-4b07-9cb1-0b8a1e2f6f10)
+tunnel 1     https://broker.example  connected to node n1 since 2026-11-24T12:00:00.000Z (5s ago)
+tunnel 2     https://broker.example  dialling, attempt 2
+             last error 5s ago: connection refused
+accept file  none: denies everything
+audit log    /data/default/audit.jsonl, last line 0
+warning      HTTPS_PROXY is set and not used yet
+denials      the last 1, newest first
+  2026-11-24T12:00:00.000Z  r1  GET  /secret  no-rule
+";
+        assert_eq!(snapshot.to_string(), expected);
+    }
+
+    #[test]
+    fn a_snapshot_survives_json() {
+        let board = board();
+        board.tunnel_connected(0, "n1");
+        let snapshot = board.snapshot();
+        let json = serde_json::to_string(&snapshot).unwrap();
+        assert!(json.contains(r#""state":"connected""#), "{json}");
+        assert_eq!(
+            serde_json::from_str::<StatusSnapshot>(&json).unwrap(),
+            snapshot
+        );
+    }
+}
