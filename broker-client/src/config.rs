@@ -1,0 +1,457 @@
+//! The agent's settings: flag, environment and YAML, made into one typed value at start.
+
+mod server_url;
+mod table;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use broker_process::logging::LogSettings;
+use broker_process::settings::{
+    Environment, Settings, SettingsError, boolean, duration, integer, positive_duration, shown,
+};
+use broker_process::tls::{self, PostQuantum, TlsMin, TlsPolicy};
+use broker_protocol::{AccessToken, AgentName, InstanceName, TokenKind};
+use clap::{ArgMatches, Command};
+
+use crate::instance::DataFolder;
+
+pub use server_url::{ServerUrl, ServerUrlError};
+pub use table::{LOCAL_LISTEN, TABLE};
+
+/// Where an agent keeps its data unless told otherwise.
+const DEFAULT_DATA_DIR: &str = "/var/lib/broker-client";
+/// The rules' file where none is named; customers' working folders hold one under this name today.
+const DEFAULT_ACCEPT: &str = "accept.json";
+/// Paths of the local port that another path must not hide.
+const LOCAL_PATHS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+
+/// Everything that the agent was told, checked.
+pub struct Config {
+    /// The name under which callers reach this agent.
+    pub agent: AgentName,
+    /// The server to dial.
+    pub server: ServerUrl,
+    /// What admits the agent; absent where the server admits it by its network.
+    pub secret: Option<AccessToken>,
+    /// The rules.
+    pub accept: Accept,
+    /// What holds for one origin alone, by the origin's text as its rule writes it, unexpanded.
+    pub origins: BTreeMap<String, OriginSettings>,
+    /// How the server is dialled.
+    pub tunnel: TunnelSettings,
+    /// More authorities to trust for origins.
+    pub origin_ca_cert: Option<PathBuf>,
+    /// What holds for every origin that `origins` does not name.
+    pub timeouts: Timeouts,
+    /// Where health and metrics are served.
+    pub local_listen: SocketAddr,
+    /// The path of the health check there.
+    pub healthcheck_path: String,
+    /// Where audit log, keys and control socket live.
+    pub data: DataFolder,
+    /// This process's sub-folder there.
+    pub instance: InstanceName,
+    /// How long requests in flight may take to finish at the end; zero cuts them at once.
+    pub drain_timeout: Duration,
+    /// How operational logs are written.
+    pub log: LogSettings,
+    /// The variables that rules may refer to as `${NAME}`.
+    pub environment: Environment,
+    /// What the operator should know, though nothing is refused for it.
+    pub warnings: Vec<String>,
+}
+
+/// Where the rules come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Accept {
+    /// Nobody wrote any: nothing may pass.
+    DenyAll,
+    /// This file, which could be opened at start.
+    File(PathBuf),
+}
+
+/// What holds for one origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OriginSettings {
+    /// Whether `%2F` may stand in a path.
+    pub encoded_slash: EncodedSlash,
+    /// How long it may take.
+    pub timeouts: Timeouts,
+}
+
+/// What `%2F` in a path means to an origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EncodedSlash {
+    /// The origin may route on the decoded path, so a request that holds one is refused.
+    Refuse,
+    /// Part of a segment, like any other character.
+    #[default]
+    Data,
+}
+
+/// How long an origin may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To be connected to.
+    pub connect: Duration,
+    /// To begin its answer, from the end of the request.
+    pub first_byte: Duration,
+    /// To move anything, in either direction, while a body flows.
+    pub idle: Duration,
+}
+
+/// How the server is dialled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelSettings {
+    /// How many tunnels are kept open, 1 to 16.
+    pub count: u8,
+    /// The oldest TLS version.
+    pub tls_min: TlsMin,
+    /// Whether the post-quantum key exchange is preferred.
+    pub post_quantum: PostQuantum,
+    /// More authorities to trust for the server.
+    pub ca_cert: Option<PathBuf>,
+    /// Whether a server on another machine may be dialled without TLS.
+    pub allow_plaintext: bool,
+}
+
+impl TunnelSettings {
+    /// How strong TLS must be.
+    #[must_use]
+    pub fn tls_policy(&self) -> TlsPolicy {
+        TlsPolicy {
+            min: self.tls_min,
+            post_quantum: self.post_quantum,
+        }
+    }
+}
+
+/// The arguments of `broker-client run`.
+#[must_use]
+pub fn run_command() -> Command {
+    TABLE.arguments(Command::new("run").about("Run the agent"))
+}
+
+impl Config {
+    /// Reads what [`run_command`] matched, the environment, and the settings file that one of them names. `folder` is
+    /// what relative paths outside that file are relative to.
+    ///
+    /// # Errors
+    /// All that is wrong, each with its source, field, value and fix.
+    pub fn load(
+        arguments: &ArgMatches,
+        environment: Environment,
+        folder: &Path,
+    ) -> Result<Self, SettingsError> {
+        let settings = Settings::gather(&TABLE, arguments, &environment, folder)?;
+        let mut warnings = unused_variables(&environment);
+
+        let agent = settings.required(&table::AGENT, NO_NAME, agent_name);
+        let server: Option<ServerUrl> = settings.required(&table::SERVER, NO_SERVER, str::parse);
+        let secret = secret(&settings);
+        let accept = accept(&settings, folder);
+        let timeouts = Timeouts {
+            connect: settings.value(&table::CONNECT, positive_duration),
+            first_byte: settings.value(&table::FIRST_BYTE, positive_duration),
+            idle: settings.value(&table::IDLE, positive_duration),
+        };
+        let origins = origins(&settings, timeouts);
+        let tunnel = tunnel(&settings, server.as_ref(), &mut warnings);
+        let origin_ca_cert = authorities(&settings, &table::CA_CERT);
+        let local_listen = settings.value(&LOCAL_LISTEN, listen_address);
+        let healthcheck_path = settings.value(&table::HEALTHCHECK_PATH, local_path);
+        let data = match settings.path(&table::DATA_DIR) {
+            Some(path) => DataFolder::Named(path),
+            None => DataFolder::Default(DEFAULT_DATA_DIR.into()),
+        };
+        let instance = settings.value(&table::INSTANCE, str::parse::<InstanceName>);
+        let drain_timeout = settings.value(&table::DRAIN_TIMEOUT, duration);
+        let log = LogSettings::read(&settings);
+
+        settings.finish()?;
+        Ok(Self {
+            agent: agent.expect("a missing name was noted as a problem"),
+            server: server.expect("a missing server was noted as a problem"),
+            secret,
+            accept,
+            origins,
+            tunnel,
+            origin_ca_cert,
+            timeouts,
+            local_listen,
+            healthcheck_path,
+            data,
+            instance,
+            drain_timeout,
+            log,
+            environment,
+            warnings,
+        })
+    }
+
+    /// What holds for the origin that a rule writes as `origin`.
+    #[must_use]
+    pub fn origin(&self, origin: &str) -> OriginSettings {
+        self.origins.get(origin).copied().unwrap_or(OriginSettings {
+            encoded_slash: EncodedSlash::default(),
+            timeouts: self.timeouts,
+        })
+    }
+}
+
+/// Names the agent and its server and no more: the keys of `origins` can hold passwords.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("agent", &self.agent)
+            .field("server", &self.server)
+            .finish_non_exhaustive()
+    }
+}
+
+const NO_NAME: &str = "this agent has no name (set BROKER_TOKEN, --agent, or connections[0].name in the settings file)";
+const NO_SERVER: &str = "no server to dial (set BROKER_SERVER_URL=https://…, --server, or connections[0].server in the \
+                         settings file)";
+
+fn agent_name(text: &str) -> Result<AgentName, String> {
+    // The name is public: it stands in URLs and logs. A secret put here would be all over the place.
+    if text.to_ascii_lowercase().contains("brk_") {
+        return Err(
+            "a broker secret stands where the agent's name belongs (put the name here, such as sonarqube, and the \
+             secret into a file that BROKER_AGENT_SECRET_FILE names)"
+                .to_owned(),
+        );
+    }
+    text.parse::<AgentName>().map_err(|error| error.to_string())
+}
+
+fn secret(settings: &Settings<'_>) -> Option<AccessToken> {
+    let parse = |text: &str| AccessToken::parse(TokenKind::Agent, text);
+    let in_variable = settings.optional(&table::SECRET, parse);
+    let Some(path) = settings.path(&table::SECRET_FILE) else {
+        return in_variable;
+    };
+    if settings.place(&table::SECRET).is_some() {
+        settings.refuse(
+            &table::SECRET_FILE,
+            "BROKER_AGENT_SECRET is set as well (keep one of the two)",
+        );
+        return None;
+    }
+    let token = fs::read_to_string(&path)
+        .map_err(|error| format!("cannot be read: {error}"))
+        .and_then(|text| parse(&text).map_err(|error| error.to_string()));
+    token
+        .map_err(|error| {
+            settings.refuse(&table::SECRET_FILE, format!("{}: {error}", path.display()))
+        })
+        .ok()
+}
+
+fn accept(settings: &Settings<'_>, folder: &Path) -> Accept {
+    let is_url = |text: &str| {
+        let text = text.to_ascii_lowercase();
+        text.starts_with("http://") || text.starts_with("https://")
+    };
+    let named = settings.optional(&table::ACCEPT, |text| {
+        if is_url(text) {
+            Err("rules are not fetched from a URL (mount the file and name its path)")
+        } else {
+            Ok(())
+        }
+    });
+    let path = match (named, settings.place(&table::ACCEPT)) {
+        (Some(()), _) => settings.path(&table::ACCEPT),
+        (None, Some(_)) => None,
+        (None, None) => Some(folder.join(DEFAULT_ACCEPT)).filter(|path| !is_absent(path)),
+    };
+    let Some(path) = path else {
+        return Accept::DenyAll;
+    };
+    if let Err(error) = fs::read(&path) {
+        settings.refuse(
+            &table::ACCEPT,
+            format!("{}: the rules cannot be read: {error}", path.display()),
+        );
+    }
+    Accept::File(path)
+}
+
+fn is_absent(path: &Path) -> bool {
+    matches!(fs::metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
+}
+
+fn origins(settings: &Settings<'_>, timeouts: Timeouts) -> BTreeMap<String, OriginSettings> {
+    let Some(section) = settings.section(&table::ORIGINS) else {
+        return BTreeMap::new();
+    };
+    let mut origins = BTreeMap::new();
+    for (origin, node) in section.entries() {
+        let fields = node.fields(&[
+            "encoded-slash",
+            "connect-timeout",
+            "first-byte-timeout",
+            "idle-timeout",
+        ]);
+        let time = |name: &str| fields.get(name)?.read(positive_duration);
+        let settings = OriginSettings {
+            encoded_slash: fields
+                .get("encoded-slash")
+                .and_then(|node| node.read(encoded_slash))
+                .unwrap_or_default(),
+            timeouts: Timeouts {
+                connect: time("connect-timeout").unwrap_or(timeouts.connect),
+                first_byte: time("first-byte-timeout").unwrap_or(timeouts.first_byte),
+                idle: time("idle-timeout").unwrap_or(timeouts.idle),
+            },
+        };
+        origins.insert(origin, settings);
+    }
+    origins
+}
+
+fn encoded_slash(text: &str) -> Result<EncodedSlash, String> {
+    match text {
+        "refuse" => Ok(EncodedSlash::Refuse),
+        "data" => Ok(EncodedSlash::Data),
+        _ => Err(format!(
+            "unknown value {} (use refuse or data)",
+            shown(text)
+        )),
+    }
+}
+
+fn tunnel(
+    settings: &Settings<'_>,
+    server: Option<&ServerUrl>,
+    warnings: &mut Vec<String>,
+) -> TunnelSettings {
+    let tunnel = TunnelSettings {
+        count: settings.value(&table::TUNNEL_COUNT, integer(1..=16)),
+        tls_min: settings.value(&table::TUNNEL_TLS_MIN, str::parse),
+        post_quantum: settings.value(&table::TUNNEL_POST_QUANTUM, str::parse),
+        ca_cert: authorities(settings, &table::TUNNEL_CA_CERT),
+        allow_plaintext: settings.value(&table::TUNNEL_PLAINTEXT, boolean),
+    };
+    if let Some(server) = server.filter(|server| !server.is_tls() && !server.is_loopback()) {
+        if tunnel.allow_plaintext {
+            warnings.push(format!(
+                "the tunnel to {server} is not encrypted: secrets and answers are readable on the way"
+            ));
+        } else {
+            settings.refuse(
+                &table::SERVER,
+                "http:// and ws:// are for this machine alone, since everything is readable on the way (use https://, \
+                 or set tunnel.insecure-plaintext: true)",
+            );
+        }
+    }
+    if tunnel.tls_min == TlsMin::V1_2 {
+        warnings.push("tunnel.tls-min is 1.2: the tunnel may be weaker than TLS 1.3".to_owned());
+    }
+    if tunnel.post_quantum == PostQuantum::Off {
+        warnings.push(
+            "tunnel.post-quantum is off: what is recorded today can be read by a later quantum computer".to_owned(),
+        );
+    }
+    tunnel
+}
+
+/// A file of authorities, read once now so that a broken one is told before anything starts.
+fn authorities(
+    settings: &Settings<'_>,
+    setting: &broker_process::settings::Setting,
+) -> Option<PathBuf> {
+    let path = settings.path(setting)?;
+    if let Err(error) = tls::read_certificates(&path) {
+        settings.refuse(setting, error);
+    }
+    Some(path)
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.trim_start_matches(':').parse() {
+        return Ok((Ipv4Addr::UNSPECIFIED, port).into());
+    }
+    text.parse().map_err(|_| {
+        format!(
+            "{} is not a port, nor an address with a port (write 7341 or 127.0.0.1:7341)",
+            shown(text)
+        )
+    })
+}
+
+fn local_path(text: &str) -> Result<String, String> {
+    let is_path = text.starts_with('/')
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !b"?#".contains(&b));
+    if !is_path {
+        return Err(format!(
+            "{} is not a path (write /healthcheck)",
+            shown(text)
+        ));
+    }
+    if LOCAL_PATHS.contains(&text) {
+        return Err(format!(
+            "{text} is taken (use another path, such as /healthcheck)"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// Variables that another broker client reads and this one does not; silence would be taken for agreement.
+const UNUSED_VARIABLES: [(&str, &str); 9] = [
+    (
+        "HTTP_PROXY",
+        "proxies are not used yet: server and origins are dialled directly",
+    ),
+    (
+        "HTTPS_PROXY",
+        "proxies are not used yet: server and origins are dialled directly",
+    ),
+    (
+        "http_proxy",
+        "proxies are not used yet: server and origins are dialled directly",
+    ),
+    (
+        "https_proxy",
+        "proxies are not used yet: server and origins are dialled directly",
+    ),
+    (
+        "NODE_EXTRA_CA_CERTS",
+        "it is not used: name the file in CA_CERT for origins, and in TUNNEL_CA_CERT for the server",
+    ),
+    ("HTTPS_CERT", "the local port does not speak TLS"),
+    ("HTTPS_KEY", "the local port does not speak TLS"),
+    ("RES_BODY_URL_SUB", "answers are not rewritten"),
+    (
+        "REMOVE_X_FORWARDED_HEADERS",
+        "it is not used: x-forwarded headers reach the origin",
+    ),
+];
+
+fn unused_variables(environment: &Environment) -> Vec<String> {
+    let mut warnings: Vec<String> = UNUSED_VARIABLES
+        .iter()
+        .filter(|(name, _)| environment.get(name).is_some())
+        .map(|(name, text)| format!("environment {name}: {text}"))
+        .collect();
+    if environment.get("NODE_TLS_REJECT_UNAUTHORIZED") == Some("0") {
+        warnings.push(
+            "environment NODE_TLS_REJECT_UNAUTHORIZED: certificates are verified all the same: name the authority's \
+             PEM file in CA_CERT"
+                .to_owned(),
+        );
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests;

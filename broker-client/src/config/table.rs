@@ -1,0 +1,196 @@
+//! What the agent can be told: every setting, declared once.
+
+use broker_process::logging;
+use broker_process::settings::{Group, Section, Setting, Table};
+
+const CONFIG: Setting =
+    Setting::unfiled("config", "FILE", "The settings file, YAML").env(&["BROKER_CLIENT_CONFIG"]);
+
+pub(super) const AGENT: Setting = Setting::new(
+    "connections[0].name",
+    "NAME",
+    "This agent's name, under which callers reach it; a name, never a secret",
+)
+.flag("agent")
+.env(&["BROKER_TOKEN"]);
+pub(super) const SERVER: Setting = Setting::new(
+    "connections[0].server",
+    "URL",
+    "The server to dial: https://host[:port][/prefix]",
+)
+.flag("server")
+.env(&["BROKER_SERVER_URL"]);
+pub(super) const SECRET: Setting = Setting::secret(
+    "secret",
+    "The agent's secret, from `broker-server token new agent`; better in a file, see the next one",
+)
+.env(&["BROKER_AGENT_SECRET"]);
+pub(super) const SECRET_FILE: Setting = Setting::new(
+    "connections[0].secret-file",
+    "FILE",
+    "A file that holds the agent's secret and nothing else",
+)
+.flag("secret-file")
+.env(&["BROKER_AGENT_SECRET_FILE"]);
+pub(super) const ACCEPT: Setting = Setting::new(
+    "connections[0].accept",
+    "FILE",
+    "The rules; without it ./accept.json where that exists, else everything is denied",
+)
+.flag("accept")
+.env(&["ACCEPT"]);
+
+pub(super) const CA_CERT: Setting = Setting::new(
+    "ca-cert",
+    "FILE",
+    "PEM certificates of authorities to trust for origins, beside the system's",
+)
+.env(&["CA_CERT"]);
+pub(super) const CONNECT: Setting = Setting::new(
+    "timeouts.connect",
+    "TIME",
+    "How long connecting to an origin may take",
+)
+.env(&["BROKER_CONNECT_TIMEOUT"])
+.default("5s");
+pub(super) const FIRST_BYTE: Setting = Setting::new(
+    "timeouts.first-byte",
+    "TIME",
+    "How long an origin may take to begin its answer, from the end of the request",
+)
+.env(&["BROKER_FIRST_BYTE_TIMEOUT"])
+.default("60s");
+pub(super) const IDLE: Setting = Setting::new(
+    "timeouts.idle",
+    "TIME",
+    "How long nothing may move, in either direction, while a body flows",
+)
+.env(&["BROKER_IDLE_TIMEOUT"])
+.default("5m");
+pub(super) const ORIGINS: Section = Section {
+    key: "origins",
+    help: "what holds for one origin alone; the key is the origin as the rule writes it, unexpanded. \
+           `encoded-slash: refuse` refuses `%2F` in paths, for servers that route on the decoded path",
+    example: r#"origins:
+  "${CLUSTER_ENDPOINT}":
+    encoded-slash: refuse       # or data, the default
+    connect-timeout: 5s
+    first-byte-timeout: 60s
+    idle-timeout: 5m"#,
+};
+
+pub(super) const TUNNEL_COUNT: Setting = Setting::new(
+    "tunnel.count",
+    "N",
+    "How many tunnels are kept open, to distinct server nodes where there are several",
+)
+.env(&["BROKER_TUNNEL_COUNT"])
+.default("2");
+pub(super) const TUNNEL_CA_CERT: Setting = Setting::new(
+    "tunnel.ca-cert",
+    "FILE",
+    "PEM certificates of authorities to trust for the server, beside the system's",
+)
+.env(&["TUNNEL_CA_CERT"]);
+pub(super) const TUNNEL_TLS_MIN: Setting = Setting::new(
+    "tunnel.tls-min",
+    "VERSION",
+    "The oldest TLS version towards the server: 1.3 or 1.2",
+)
+.env(&["BROKER_TUNNEL_TLS_MIN"])
+.default("1.3");
+pub(super) const TUNNEL_POST_QUANTUM: Setting = Setting::new(
+    "tunnel.post-quantum",
+    "on|off",
+    "Whether the post-quantum key exchange is preferred",
+)
+.env(&["BROKER_TUNNEL_POST_QUANTUM"])
+.default("on");
+pub(super) const TUNNEL_PLAINTEXT: Setting = Setting::new(
+    "tunnel.insecure-plaintext",
+    "",
+    "Allows http:// and ws:// to a server on another machine: everything is readable on the way",
+)
+.env(&["BROKER_TUNNEL_INSECURE_PLAINTEXT"])
+.switch()
+.default("false");
+
+/// The local port's address.
+pub const LOCAL_LISTEN: Setting = Setting::new(
+    "local.listen",
+    "ADDRESS",
+    "Where health and metrics are served: a port, or address:port",
+)
+.env(&["BROKER_LOCAL_LISTEN", "PORT"])
+.default("0.0.0.0:7341");
+pub(super) const HEALTHCHECK_PATH: Setting = Setting::new(
+    "local.healthcheck-path",
+    "PATH",
+    "The path of the health check on the local port",
+)
+.env(&["BROKER_HEALTHCHECK_PATH"])
+.default("/healthcheck");
+pub(super) const DATA_DIR: Setting = Setting::new(
+    "data-dir",
+    "FOLDER",
+    "Audit log, keys and control socket; /var/lib/broker-client unless named, where it must then be usable",
+)
+.env(&["BROKER_DATA_DIR"]);
+pub(super) const INSTANCE: Setting = Setting::new(
+    "instance",
+    "NAME",
+    "This process's own sub-folder of the data folder",
+)
+.env(&["BROKER_INSTANCE"])
+.default("default");
+pub(super) const DRAIN_TIMEOUT: Setting = Setting::new(
+    "drain-timeout",
+    "TIME",
+    "How long requests in flight may take to finish when the process is asked to end",
+)
+.env(&["BROKER_DRAIN_TIMEOUT"])
+.default("30s");
+
+/// Every setting of the agent.
+pub static TABLE: Table = Table {
+    config: CONFIG,
+    groups: &[
+        Group {
+            title: "Connection",
+            settings: &[AGENT, SERVER, SECRET, SECRET_FILE, ACCEPT],
+            sections: &[],
+        },
+        Group {
+            title: "Origins",
+            settings: &[CA_CERT, CONNECT, FIRST_BYTE, IDLE],
+            sections: &[ORIGINS],
+        },
+        Group {
+            title: "Tunnel",
+            settings: &[
+                TUNNEL_COUNT,
+                TUNNEL_CA_CERT,
+                TUNNEL_TLS_MIN,
+                TUNNEL_POST_QUANTUM,
+                TUNNEL_PLAINTEXT,
+            ],
+            sections: &[],
+        },
+        Group {
+            title: "Process",
+            settings: &[
+                LOCAL_LISTEN,
+                HEALTHCHECK_PATH,
+                DATA_DIR,
+                INSTANCE,
+                DRAIN_TIMEOUT,
+            ],
+            sections: &[],
+        },
+        Group {
+            title: "Logging",
+            settings: logging::SETTINGS,
+            sections: &[],
+        },
+    ],
+};

@@ -1,0 +1,368 @@
+//! What the agent makes of its settings.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+
+/// A working folder that goes away with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path =
+            std::env::temp_dir().join(format!("broker-config-{}-{number}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn load(
+        &self,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Result<Config, SettingsError> {
+        let arguments = ["run"].iter().chain(arguments);
+        let arguments = run_command().get_matches_from(arguments);
+        Config::load(&arguments, environment.iter().copied().collect(), &self.0)
+    }
+
+    /// Loads with name and server set, and more variables.
+    fn with(&self, environment: &[(&str, &str)]) -> Result<Config, SettingsError> {
+        self.load(&[], &[&BASE, environment].concat())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+const BASE: [(&str, &str); 2] = [
+    ("BROKER_TOKEN", "SonarQube"),
+    ("BROKER_SERVER_URL", "https://broker.example"),
+];
+
+#[track_caller]
+fn assert_refused(outcome: Result<Config, SettingsError>, expected: &str) {
+    let error = outcome.unwrap_err().to_string();
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn the_environment_customers_set_today_is_enough() {
+    let folder = Folder::new();
+    let accept = folder.write("accept.json", "{}");
+    let config = folder
+        .with(&[("PORT", "8000"), ("LOG_LEVEL", "debug")])
+        .unwrap();
+    assert_eq!(config.agent.as_str(), "sonarqube");
+    assert_eq!(config.server.to_string(), "https://broker.example");
+    assert_eq!(config.accept, Accept::File(accept));
+    assert_eq!(config.local_listen, "0.0.0.0:8000".parse().unwrap());
+    assert_eq!(config.healthcheck_path, "/healthcheck");
+    assert_eq!(
+        config.data,
+        DataFolder::Default("/var/lib/broker-client".into())
+    );
+    assert_eq!(config.tunnel.count, 2);
+    assert_eq!(config.tunnel.tls_policy(), TlsPolicy::STRICT);
+    assert!(config.secret.is_none());
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+#[test]
+fn a_missing_name_and_a_missing_server_are_both_told_with_the_fix() {
+    let folder = Folder::new();
+    let error = folder.load(&[], &[]).unwrap_err();
+    assert_eq!(error.problems(), [NO_NAME, NO_SERVER]);
+}
+
+#[test]
+fn every_default_reads_well() {
+    // `Settings::value` would panic on a default that its parser refuses.
+    assert!(Folder::new().with(&[]).is_ok());
+}
+
+#[test]
+fn every_setting_can_be_set_by_flag_variable_and_file() {
+    let lacking: Vec<String> = TABLE
+        .settings()
+        .filter(|setting| {
+            setting.flag_name().is_none()
+                || setting.key().is_none()
+                || setting.variables().is_empty()
+        })
+        .map(broker_process::settings::Setting::places)
+        .collect();
+    // The file cannot name itself, and a secret stands neither in a command line nor among the settings.
+    assert_eq!(
+        lacking,
+        ["BROKER_CLIENT_CONFIG, --config", "BROKER_AGENT_SECRET"]
+    );
+}
+
+#[test]
+fn without_rules_everything_is_denied() {
+    let config = Folder::new().with(&[("ACCEPT", "")]).unwrap();
+    assert_eq!(config.accept, Accept::DenyAll);
+}
+
+#[test]
+fn rules_that_were_named_must_be_readable() {
+    let folder = Folder::new();
+    assert_refused(
+        folder.with(&[("ACCEPT", "nowhere.json")]),
+        "environment ACCEPT: ",
+    );
+    assert_refused(
+        folder.with(&[("ACCEPT", ".")]),
+        "the rules cannot be read: ",
+    );
+}
+
+#[test]
+fn rules_are_not_fetched_from_a_url() {
+    assert_refused(
+        Folder::new().with(&[("ACCEPT", "https://example.com/accept.json")]),
+        "environment ACCEPT: rules are not fetched from a URL (mount the file and name its path)",
+    );
+}
+
+#[test]
+fn the_secret_comes_from_a_variable_or_a_file_and_not_from_both() {
+    let folder = Folder::new();
+    let token = AccessToken::generate(TokenKind::Agent);
+    let file = folder.write("agent.secret", &format!("{}\n", token.expose()));
+    let in_file = ("BROKER_AGENT_SECRET_FILE", file.to_str().unwrap());
+    let in_variable = ("BROKER_AGENT_SECRET", token.expose());
+
+    for one in [in_file, in_variable] {
+        let config = folder.with(&[one]).unwrap();
+        assert_eq!(config.secret.unwrap().expose(), token.expose());
+    }
+    let error = folder
+        .with(&[in_file, in_variable])
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("keep one of the two"), "{error}");
+}
+
+#[test]
+fn a_secret_that_is_none_is_refused_and_not_repeated() {
+    let folder = Folder::new();
+    let caller = AccessToken::generate(TokenKind::Caller);
+    let file = folder.write("agent.secret", "hunter2");
+    for environment in [
+        ("BROKER_AGENT_SECRET", "hunter2"),
+        ("BROKER_AGENT_SECRET", caller.expose()),
+        ("BROKER_AGENT_SECRET_FILE", file.to_str().unwrap()),
+    ] {
+        let error = folder.with(&[environment]).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("environment {}: ", environment.0)),
+            "{error}"
+        );
+        assert!(
+            !error.contains("hunter2") && !error.contains(caller.expose()),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_secret_in_the_place_of_the_name_is_refused_and_not_repeated() {
+    let token = AccessToken::generate(TokenKind::Agent);
+    let environment = [BASE[1], ("BROKER_TOKEN", token.expose())];
+    let error = Folder::new()
+        .load(&[], &environment)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.starts_with(
+            "environment BROKER_TOKEN: a broker secret stands where the agent's name belongs"
+        ),
+        "{error}"
+    );
+    assert!(!error.contains(token.expose()), "{error}");
+}
+
+#[test]
+fn plaintext_stays_on_this_machine_unless_it_is_asked_for() {
+    let folder = Folder::new();
+    let with_server = |url, more: &[(&str, &str)]| {
+        folder.load(
+            &[],
+            &[&[BASE[0], ("BROKER_SERVER_URL", url)], more].concat(),
+        )
+    };
+    assert!(
+        with_server("ws://127.0.0.1:8443", &[])
+            .unwrap()
+            .warnings
+            .is_empty()
+    );
+    assert_refused(
+        with_server("http://broker.example", &[]),
+        "environment BROKER_SERVER_URL: http:// and ws:// are for this machine alone",
+    );
+    let asked_for = [("BROKER_TUNNEL_INSECURE_PLAINTEXT", "true")];
+    let config = with_server("http://broker.example", &asked_for).unwrap();
+    assert!(
+        config.warnings[0].contains("not encrypted"),
+        "{:?}",
+        config.warnings
+    );
+}
+
+#[test]
+fn a_weaker_tunnel_is_warned_about() {
+    let weaker = [
+        ("BROKER_TUNNEL_TLS_MIN", "1.2"),
+        ("BROKER_TUNNEL_POST_QUANTUM", "off"),
+    ];
+    let config = Folder::new().with(&weaker).unwrap();
+    assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
+    assert_eq!(config.tunnel.tls_min, TlsMin::V1_2);
+    assert_eq!(config.tunnel.post_quantum, PostQuantum::Off);
+}
+
+#[test]
+fn what_another_client_reads_and_this_one_does_not_is_warned_about() {
+    let folder = Folder::new();
+    for (name, value) in [
+        ("HTTPS_PROXY", "http://proxy.example:3128"),
+        ("NODE_TLS_REJECT_UNAUTHORIZED", "0"),
+        ("NODE_EXTRA_CA_CERTS", "/ca.pem"),
+        ("HTTPS_CERT", "/c.pem"),
+    ] {
+        let warnings = folder.with(&[(name, value)]).unwrap().warnings;
+        assert_eq!(warnings.len(), 1, "{name}");
+        assert!(
+            warnings[0].starts_with(&format!("environment {name}: ")),
+            "{warnings:?}"
+        );
+    }
+}
+
+#[test]
+fn a_file_of_authorities_must_hold_certificates() {
+    let folder = Folder::new();
+    folder.write("ca.pem", "not PEM");
+    for name in ["CA_CERT", "TUNNEL_CA_CERT"] {
+        assert_refused(
+            folder.with(&[(name, "ca.pem")]),
+            "ca.pem: no PEM certificate in it",
+        );
+    }
+}
+
+#[test]
+fn the_file_holds_the_connection_and_what_holds_for_one_origin() {
+    let folder = Folder::new();
+    folder.write("rules.json", "{}");
+    folder.write(
+        "broker.yaml",
+        r#"
+connections:
+- {name: kube-api, server: "https://broker.example/eu", accept: rules.json}
+timeouts: {idle: 2m}
+origins:
+  "${CLUSTER_ENDPOINT}": {encoded-slash: refuse, first-byte-timeout: 10s}
+"#,
+    );
+    let config = folder.load(&["--config", "broker.yaml"], &[]).unwrap();
+    assert_eq!(config.agent.as_str(), "kube-api");
+    assert_eq!(config.server.path_below("/tunnel"), "/eu/tunnel");
+    assert_eq!(config.accept, Accept::File(folder.0.join("rules.json")));
+    let timeouts = |first_byte| Timeouts {
+        connect: Duration::from_secs(5),
+        first_byte: Duration::from_secs(first_byte),
+        idle: Duration::from_secs(120),
+    };
+    let cluster = config.origin("${CLUSTER_ENDPOINT}");
+    assert_eq!(cluster.encoded_slash, EncodedSlash::Refuse);
+    assert_eq!(cluster.timeouts, timeouts(10));
+    let other = config.origin("https://sonarqube.example");
+    assert_eq!(other.encoded_slash, EncodedSlash::Data);
+    assert_eq!(other.timeouts, timeouts(60));
+}
+
+#[test]
+fn what_is_wrong_in_the_file_is_named_with_its_path() {
+    let folder = Folder::new();
+    for (yaml, expected) in [
+        (
+            "tunnel: {tls-min: 1.1}",
+            r#"broker.yaml: tunnel.tls-min: unknown value "1.1" (use 1.2 or 1.3)"#,
+        ),
+        (
+            "tunnel: {count: 17}",
+            r#"broker.yaml: tunnel.count: "17" is out of range (use 1 to 16)"#,
+        ),
+        (
+            "origins: {sonar: {encoded-slah: data}}",
+            r#"broker.yaml: origins.sonar: unknown key "encoded-slah" (did you mean "encoded-slash"?)"#,
+        ),
+        (
+            "origins: {\"https://a.example\": {encoded-slash: maybe}}",
+            r#"broker.yaml: origins."https://a.example".encoded-slash: unknown value "maybe" (use refuse or data)"#,
+        ),
+        (
+            "origins: {sonar: {idle-timeout: 30}}",
+            r#"broker.yaml: origins.sonar.idle-timeout: "30" is not a length of time"#,
+        ),
+        (
+            "connections: [{name: a, server: 'https://a'}, {name: b, server: 'https://b'}]",
+            "broker.yaml: connections: several entries in one process are not supported yet (run one process for each)",
+        ),
+    ] {
+        folder.write("broker.yaml", yaml);
+        assert_refused(folder.load(&["--config", "broker.yaml"], &BASE), expected);
+    }
+}
+
+#[test]
+fn a_password_in_an_origin_is_in_no_message() {
+    let folder = Folder::new();
+    folder.write(
+        "broker.yaml",
+        "origins: {'https://u:hunter2@a': {x: 1, idle-timeout: 3}}",
+    );
+    let error = folder
+        .load(&["--config", "broker.yaml"], &BASE)
+        .unwrap_err();
+    assert_eq!(error.problems().len(), 2, "{error}");
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+}
+
+#[test]
+fn the_health_check_hides_no_other_path() {
+    assert_refused(
+        Folder::new().with(&[("BROKER_HEALTHCHECK_PATH", "/readyz")]),
+        "environment BROKER_HEALTHCHECK_PATH: /readyz is taken",
+    );
+}
+
+#[test]
+fn a_named_data_folder_is_told_from_the_usual_one() {
+    let config = Folder::new()
+        .with(&[("BROKER_DATA_DIR", "/srv/agent")])
+        .unwrap();
+    assert_eq!(config.data, DataFolder::Named("/srv/agent".into()));
+}
+
+#[test]
+fn debug_shows_no_password_of_an_origin() {
+    let folder = Folder::new();
+    folder.write("broker.yaml", "origins: {'https://u:hunter2@a': {}}");
+    let config = folder.load(&["--config", "broker.yaml"], &BASE).unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
