@@ -13,6 +13,8 @@
 //! them.
 
 mod chain;
+#[cfg(test)]
+mod documentation;
 mod record;
 mod sink;
 mod writer;
@@ -22,14 +24,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use broker_protocol::{AgentName, CallerName, TenantId};
+use accept_rules::{Allowed, Denied, Origin, TargetError};
+use broker_protocol::{AgentName, TenantId};
 use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 
 use crate::instance::Instance;
 
-use self::record::{DecisionRecord, Identity, OutcomeRecord};
+use self::record::{DecisionFields, DecisionRecord, Identity, OutcomeRecord, Verdict};
 use self::writer::Entry;
 
 pub use self::chain::{ChainError, ChainSummary, verify_lines};
@@ -98,34 +101,19 @@ pub struct DecisionContext {
     pub tenant: TenantId,
     /// The agent that the caller asked for.
     pub agent: AgentName,
-    /// The caller, as the server names it.
-    pub caller: Option<CallerName>,
 }
 
-/// What was asked and how it was decided.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct DecisionFields<'a> {
-    pub(crate) method: &'a str,
-    pub(crate) path: &'a str,
-    /// Names of the query's parameters, never their values.
-    pub(crate) query: &'a [&'a str],
-    /// Zero-based in the list; `None` where no rule matched.
-    pub(crate) rule: Option<usize>,
-    /// A stable code.
-    pub(crate) reason: &'a str,
-    /// Where the request goes, without userinfo.
-    pub(crate) origin: Option<&'a str>,
-}
-
-/// A target that was refused before any rule was asked (`bad-target`).
+/// A target that was refused before any rule was asked.
 #[derive(Debug, Clone, Copy)]
 pub struct RefusedTarget<'a> {
+    /// Who asked, as the server names it; empty where it does not.
+    pub caller: &'a str,
     /// The method as it came.
     pub method: &'a str,
     /// The target as it came; recorded without query values and userinfo, escaped, cut at 2 KiB.
     pub raw: &'a [u8],
-    /// The stable code of what is wrong with it.
-    pub reason: &'a str,
+    /// What is wrong with it.
+    pub error: &'a TargetError,
 }
 
 impl AuditLog {
@@ -181,37 +169,26 @@ impl AuditLog {
         Arc::clone(&self.position)
     }
 
-    /// Records a target that was refused before any rule was asked.
+    /// Records that `allowed` goes to `origin`; the only way to a [`Recorded`].
     ///
     /// # Errors
-    /// [`AuditUnavailable`] where the record could not be written.
-    pub async fn record_refused(
+    /// [`AuditUnavailable`] where the record could not be written; the request must not be sent.
+    pub async fn record_allow(
         &self,
-        refused: RefusedTarget<'_>,
+        allowed: Allowed,
+        origin: &Origin,
         context: &DecisionContext,
-    ) -> Result<(), AuditUnavailable> {
-        let (path, names) = record::refused_target(refused.raw);
-        let names: Vec<_> = names.iter().map(String::as_str).collect();
-        let fields = DecisionFields {
-            method: refused.method,
-            path: &path,
-            query: &names,
-            rule: None,
-            reason: refused.reason,
-            origin: None,
-        };
-        self.deny(fields, context).await
-    }
-
-    /// Records that `allowed` passes; the only way to a [`Recorded`].
-    async fn allow<T>(
-        &self,
-        allowed: T,
-        fields: DecisionFields<'_>,
-        context: &DecisionContext,
-    ) -> Result<Recorded<T>, AuditUnavailable> {
+    ) -> Result<Recorded<Allowed>, AuditUnavailable> {
         let started = Instant::now();
-        let line = self.decision("allow", fields, context);
+        let origin = origin.to_string();
+        let fields = DecisionFields {
+            rule: Some(allowed.rule().as_usize()),
+            verdict: Verdict::Allow,
+            reason: "match",
+            origin: Some(&origin),
+            ..DecisionFields::of(allowed.target(), allowed.caller())
+        };
+        let line = self.decision(fields, context);
         let slot = self.in_time(async {
             // An exchange's own permit first: without it, requests that each hold a place for
             // their outcome could fill the queue and wait for each other's decisions for ever.
@@ -244,13 +221,51 @@ impl AuditLog {
         })
     }
 
-    /// Records that a request is denied.
+    /// Records that no rule allows a request.
+    ///
+    /// # Errors
+    /// [`AuditUnavailable`] where the record could not be written.
+    pub async fn record_deny(
+        &self,
+        denied: &Denied,
+        context: &DecisionContext,
+    ) -> Result<(), AuditUnavailable> {
+        let fields = DecisionFields {
+            reason: denied.reason().code(),
+            ..DecisionFields::of(denied.target(), denied.caller())
+        };
+        self.deny(fields, context).await
+    }
+
+    /// Records a target that was refused before any rule was asked.
+    ///
+    /// # Errors
+    /// [`AuditUnavailable`] where the record could not be written.
+    pub async fn record_refused(
+        &self,
+        refused: RefusedTarget<'_>,
+        context: &DecisionContext,
+    ) -> Result<(), AuditUnavailable> {
+        let (path, query) = record::refused_target(refused.raw);
+        let fields = DecisionFields {
+            caller: refused.caller,
+            method: refused.method,
+            path: &path,
+            query: query.iter().map(String::as_str).collect(),
+            rule: None,
+            verdict: Verdict::Deny,
+            reason: refused.error.code(),
+            origin: None,
+        };
+        self.deny(fields, context).await
+    }
+
     async fn deny(
         &self,
         fields: DecisionFields<'_>,
         context: &DecisionContext,
     ) -> Result<(), AuditUnavailable> {
-        let line = self.decision("deny", fields, context);
+        let line = self.decision(fields, context);
         let written = self.in_time(async {
             let (written, answer) = oneshot::channel();
             let entry = Entry::Deny { line, written };
@@ -260,13 +275,8 @@ impl AuditLog {
         written.await?
     }
 
-    fn decision(
-        &self,
-        verdict: &'static str,
-        fields: DecisionFields<'_>,
-        context: &DecisionContext,
-    ) -> Vec<u8> {
-        let record = DecisionRecord::new(verdict, fields, context);
+    fn decision(&self, fields: DecisionFields<'_>, context: &DecisionContext) -> Vec<u8> {
+        let record = DecisionRecord::new(fields, context);
         self.identity.line("decision", SystemTime::now(), record)
     }
 
@@ -424,6 +434,8 @@ mod tests {
     use std::io::BufReader;
     use std::path::Path;
 
+    use accept_rules::{Decision, EncodedSlash, List, Request, RequestTarget, RuleFile, RuleSet};
+    use http::{HeaderMap, Method};
     use serde_json::Value;
 
     use super::*;
@@ -459,28 +471,40 @@ mod tests {
             request_id: request_id.into(),
             tenant: "default".parse().unwrap(),
             agent: "sonarqube".parse().unwrap(),
-            caller: Some("proxy".parse().unwrap()),
         }
     }
 
-    const ALLOWED: DecisionFields<'static> = DecisionFields {
-        method: "GET",
-        path: "/api/issues",
-        query: &["p"],
-        rule: Some(2),
-        reason: "rule",
-        origin: Some("https://sonar.internal"),
-    };
+    const RULES: &str = r#"{"private": [
+        {"path": "/other", "origin": "https://other.internal"},
+        {"path": "/api/*", "origin": "https://sonar.internal"}
+    ]}"#;
 
-    const DENIED: DecisionFields<'static> = DecisionFields {
-        rule: None,
-        reason: "no-rule",
-        origin: None,
-        ..ALLOWED
-    };
+    fn decide(target: &str) -> Decision {
+        let file = RuleFile::parse(RULES).unwrap();
+        let rules = RuleSet::compile(&file, List::Private, |_| EncodedSlash::Data);
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", "Bearer canary".parse().unwrap());
+        rules.decide(Request {
+            target: RequestTarget::new(&Method::GET, target).unwrap(),
+            headers,
+            caller: "proxy".into(),
+            now: SystemTime::now(),
+        })
+    }
 
-    async fn allow(log: &AuditLog, id: &str) -> Result<Recorded<()>, AuditUnavailable> {
-        log.allow((), ALLOWED, &context(id)).await
+    async fn allow(log: &AuditLog, id: &str) -> Result<Recorded<Allowed>, AuditUnavailable> {
+        let Decision::Allow(allowed) = decide("/api/issues?p=canary&q=1") else {
+            panic!("the rules allow it");
+        };
+        let origin = Origin::parse("https://sonar.internal").unwrap();
+        log.record_allow(allowed, &origin, &context(id)).await
+    }
+
+    async fn deny(log: &AuditLog, id: &str) -> Result<(), AuditUnavailable> {
+        let Decision::Deny(denied) = decide("/users?p=canary") else {
+            panic!("the rules deny it");
+        };
+        log.record_deny(&denied, &context(id)).await
     }
 
     fn lines(path: &Path) -> Vec<Value> {
@@ -513,8 +537,12 @@ mod tests {
         assert_eq!(line["kind"], "decision");
         assert_eq!(line["verdict"], "allow");
         assert_eq!(line["seq"], 2);
-        assert_eq!(line["rule"], 2);
-        assert_eq!(line["query"], serde_json::json!(["p"]));
+        assert_eq!(line["caller"], "proxy");
+        assert_eq!(line["path"], "/api/issues");
+        assert_eq!(line["query"], serde_json::json!(["p", "q"]));
+        assert_eq!(line["rule"], 1);
+        assert_eq!(line["reason"], "match");
+        assert_eq!(line["origin"], "https://sonar.internal");
         drop(recorded);
     }
 
@@ -524,7 +552,7 @@ mod tests {
         let path = folder.path().join("audit.jsonl");
         let (log, writer) = open(&path);
 
-        let ((), mut slot) = allow(&log, "r1").await.unwrap().into_parts();
+        let (_, mut slot) = allow(&log, "r1").await.unwrap().into_parts();
         slot.outcome().status = Some(200);
         slot.outcome().bytes_down = 17;
         slot.finish(Ended::Complete);
@@ -546,7 +574,7 @@ mod tests {
         let path = folder.path().join("audit.jsonl");
         let (log, writer) = open(&path);
 
-        let ((), mut slot) = allow(&log, "r1").await.unwrap().into_parts();
+        let (_, mut slot) = allow(&log, "r1").await.unwrap().into_parts();
         slot.outcome().bytes_down = 5;
         drop(slot);
         writer.close().await.unwrap();
@@ -574,12 +602,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn no_header_value_and_no_query_value_is_recorded() {
+        let folder = TestFolder::new();
+        let path = folder.path().join("audit.jsonl");
+        let (log, writer) = open(&path);
+
+        let (_, mut slot) = allow(&log, "r1").await.unwrap().into_parts();
+        slot.outcome().removed_request_headers = vec![http::header::COOKIE];
+        slot.finish(Ended::Complete);
+        deny(&log, "r2").await.unwrap();
+        writer.close().await.unwrap();
+
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(
+            text.contains(r#""removed_request_headers":["cookie"]"#),
+            "{text}"
+        );
+        assert!(!text.contains("canary"), "{text}");
+    }
+
+    #[tokio::test]
     async fn a_denial_is_one_line_without_an_outcome() {
         let folder = TestFolder::new();
         let path = folder.path().join("audit.jsonl");
         let (log, writer) = open(&path);
 
-        log.deny(DENIED, &context("r1")).await.unwrap();
+        deny(&log, "r1").await.unwrap();
         assert_eq!(lines(&path)[1]["verdict"], "deny");
         assert_eq!(lines(&path)[1]["rule"], Value::Null);
         writer.close().await.unwrap();
@@ -593,9 +641,10 @@ mod tests {
         let path = folder.path().join("audit.jsonl");
         let (log, writer) = open(&path);
         let refused = RefusedTarget {
+            caller: "",
             method: "GET",
             raw: b"http://u:canary@host/\xff?token=canary",
-            reason: "dot-segment",
+            error: &TargetError::NotOriginForm,
         };
 
         log.record_refused(refused, &context("r1")).await.unwrap();
@@ -604,6 +653,8 @@ mod tests {
         let decision = &lines(&path)[1];
         assert_eq!(decision["path"], r"http://***@host/\xff");
         assert_eq!(decision["query"], serde_json::json!(["token"]));
+        assert_eq!(decision["reason"], "not-origin-form");
+        assert_eq!(decision["caller"], Value::Null);
         assert!(!fs::read_to_string(&path).unwrap().contains("canary"));
     }
 
@@ -750,7 +801,7 @@ mod tests {
             .unwrap()
             .set_len(10)
             .unwrap();
-        log.deny(DENIED, &context("r2")).await.unwrap();
+        deny(&log, "r2").await.unwrap();
         writer.close().await.unwrap();
 
         let text = fs::read_to_string(&path).unwrap();
@@ -766,7 +817,7 @@ mod tests {
         let path = home.join("audit.jsonl");
         fs::create_dir(&home).unwrap();
         let (log, writer) = open(&path);
-        let ((), slot) = allow(&log, "in flight").await.unwrap().into_parts();
+        let (_, slot) = allow(&log, "in flight").await.unwrap().into_parts();
 
         // The folder's place is taken by a file, which stops the superuser too.
         fs::rename(&home, &away).unwrap();
@@ -774,9 +825,9 @@ mod tests {
         let error = allow(&log, "r2").await.unwrap_err().to_string();
         assert!(error.contains(path.to_str().unwrap()), "{error}");
         assert!(error.contains("Not a directory"), "{error}");
-        log.deny(DENIED, &context("r3")).await.unwrap_err();
+        deny(&log, "r3").await.unwrap_err();
         slot.finish(Ended::Complete);
-        log.deny(DENIED, &context("r4")).await.unwrap_err();
+        deny(&log, "r4").await.unwrap_err();
         assert!(log.position().failure().is_some());
 
         fs::remove_file(&home).unwrap();
@@ -829,7 +880,7 @@ mod tests {
         let mut third = std::pin::pin!(allow(&log, "r3"));
         assert!(futures_util::poll!(&mut third).is_pending());
         // Denials hold no place.
-        log.deny(DENIED, &context("r4")).await.unwrap();
+        deny(&log, "r4").await.unwrap();
         assert!(futures_util::poll!(&mut third).is_pending());
 
         drop(first);
@@ -844,12 +895,12 @@ mod tests {
         let folder = TestFolder::new();
         let path = folder.path().join("audit.jsonl");
         let (log, writer) = open(&path);
-        let ((), slot) = allow(&log, "r1").await.unwrap().into_parts();
+        let (_, slot) = allow(&log, "r1").await.unwrap().into_parts();
 
         let mut close = std::pin::pin!(writer.close());
         assert!(futures_util::poll!(&mut close).is_pending());
         // Whatever the writer has seen of the close by now, this either fails or is written.
-        while log.deny(DENIED, &context("r2")).await.is_ok() {}
+        while deny(&log, "r2").await.is_ok() {}
         assert!(futures_util::poll!(&mut close).is_pending());
         slot.finish(Ended::Complete);
         close.await.unwrap();
@@ -889,13 +940,20 @@ mod tests {
         let path = folder.path().join("audit.jsonl");
         let (log, writer) = open(&path);
         let long = "x".repeat(5000);
-        let fields = DecisionFields {
+        let refused = RefusedTarget {
+            caller: &long,
             method: &long,
-            ..DENIED
+            raw: b"*",
+            error: &TargetError::NotOriginForm,
         };
-        log.deny(fields, &context(&long)).await.unwrap();
+        log.record_refused(refused, &context(&long)).await.unwrap();
         writer.close().await.unwrap();
-        assert_eq!(lines(&path)[1]["method"].as_str().unwrap().len(), 128);
-        assert_eq!(lines(&path)[1]["request_id"].as_str().unwrap().len(), 128);
+        for field in ["caller", "method", "request_id"] {
+            assert_eq!(
+                lines(&path)[1][field].as_str().unwrap().len(),
+                128,
+                "{field}"
+            );
+        }
     }
 }

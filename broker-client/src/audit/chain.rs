@@ -84,12 +84,7 @@ impl Chain {
             Some((_, false)) | None => return Err(format!("is longer than {MAX_LINE} bytes")),
         };
         if !open.is_empty() {
-            // A whole record whose newline alone is missing counts as the line that it is.
-            match Self::after(open) {
-                Ok(whole) if whole.seq == chain.seq + 1 => chain = whole,
-                _ => chain.tear(open),
-            }
-            chain.open_line = true;
+            chain.leave_open(open);
         }
         Ok(chain)
     }
@@ -158,18 +153,22 @@ impl Chain {
                     self.seq += 1;
                     self.prev = Hash::of(record);
                 }
-                None => {
-                    self.tear(piece);
-                    self.open_line = true;
-                }
+                None => self.leave_open(piece),
             }
         }
     }
 
-    fn tear(&mut self, piece: &[u8]) {
-        self.torn.lines += 1;
-        self.torn.bytes += piece.len() as u64;
-        self.prev = Hash::of(piece);
+    /// The file ends in `piece`, without a newline. A whole record that lacks only that counts.
+    fn leave_open(&mut self, piece: &[u8]) {
+        match Self::after(piece) {
+            Ok(whole) if whole.seq == self.seq + 1 => *self = whole,
+            _ => {
+                self.torn.lines += 1;
+                self.torn.bytes += piece.len() as u64;
+                self.prev = Hash::of(piece);
+            }
+        }
+        self.open_line = true;
     }
 }
 
@@ -325,4 +324,78 @@ pub fn verify_lines(mut reader: impl BufRead) -> Result<ChainSummary, ChainError
     let mut summary = summary.ok_or(ChainError::Empty)?;
     summary.open_bytes = open_bytes;
     Ok(summary)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY: &[u8] = br#"{"kind":"decision"}"#;
+
+    /// What the writer does with each batch.
+    fn batch(chain: &mut Chain) -> Vec<u8> {
+        let mut lines = Vec::new();
+        if let Some(torn) = chain.close_open_line(&mut lines) {
+            let record = format!(
+                r#"{{"kind":"recovered","lines":{},"bytes":{}}}"#,
+                torn.lines, torn.bytes
+            );
+            chain.append(record.as_bytes(), &mut lines);
+        }
+        chain.append(BODY, &mut lines);
+        chain.append(BODY, &mut lines);
+        lines
+    }
+
+    #[test]
+    fn a_crash_at_any_byte_leaves_a_log_that_can_be_continued() {
+        let mut chain = Chain::new();
+        let whole = [batch(&mut chain), batch(&mut chain)].concat();
+        for cut in 0..=whole.len() {
+            let mut file = whole[..cut].to_vec();
+            let mut chain = Chain::continue_after(&file, true).unwrap();
+            file.extend(batch(&mut chain));
+            let summary = verify_lines(file.as_slice()).unwrap();
+            assert_eq!(summary.last_seq, chain.seq(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn writes_that_fail_at_any_byte_leave_one_chain() {
+        let mut start = Chain::new();
+        let before = batch(&mut start);
+        let len = batch(&mut start.clone()).len();
+        for first_cut in 0..=len {
+            let mut torn_once = start.clone();
+            let first = batch(&mut start.clone());
+            torn_once.adopt(&first[..first_cut]);
+            // The second write fails too; where it lands last is what the third must own up to.
+            let second = batch(&mut torn_once.clone());
+            for second_cut in (0..=second.len()).step_by(7).chain([1, 2]) {
+                let mut chain = torn_once.clone();
+                chain.adopt(&second[..second_cut]);
+                let third = batch(&mut chain);
+                let file = [&before, &first[..first_cut], &second[..second_cut], &third].concat();
+                let summary = verify_lines(file.as_slice());
+                assert!(
+                    summary.is_ok(),
+                    "cut at {first_cut} and {second_cut}: {summary:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_after_the_last_newline_are_told() {
+        let mut file = batch(&mut Chain::new());
+        file.extend_from_slice(b"{\"v\":1");
+        assert_eq!(verify_lines(file.as_slice()).unwrap().open_bytes, 6);
+    }
+
+    #[test]
+    fn a_file_without_a_record_is_no_chain() {
+        assert!(matches!(verify_lines(&b""[..]), Err(ChainError::Empty)));
+        verify_lines(&b"x\n"[..]).unwrap_err();
+        verify_lines("x".repeat(MAX_LINE + 1).as_bytes()).unwrap_err();
+    }
 }

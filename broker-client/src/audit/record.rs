@@ -3,16 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use broker_protocol::AgentName;
+use accept_rules::RequestTarget;
+use broker_protocol::{AgentName, ErrorCode};
 use http::HeaderName;
 use serde::{Serialize, Serializer};
 
-use super::{DecisionContext, DecisionFields};
+use super::DecisionContext;
 
 /// Longest recorded form of a refused target, in bytes; hostile targets must not fill the disk.
 const REFUSED_TARGET: usize = 2 * 1024;
 
-/// Longest recorded method and request id, in bytes; both come from the server.
+/// Longest recorded method, caller and request id, in bytes; they come from the server.
 const SHORT_TEXT: usize = 128;
 
 /// What stands in every line of one process.
@@ -92,6 +93,45 @@ pub(super) struct ReopenedRecord {
     pub(super) found: super::sink::Found,
 }
 
+/// The verdict of a decision.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Verdict {
+    Allow,
+    Deny,
+}
+
+/// What was asked and how it was decided.
+#[derive(Debug)]
+pub(super) struct DecisionFields<'a> {
+    /// Empty where the server names none.
+    pub(super) caller: &'a str,
+    pub(super) method: &'a str,
+    pub(super) path: &'a str,
+    /// Names of the query's parameters, never their values.
+    pub(super) query: Vec<&'a str>,
+    pub(super) rule: Option<usize>,
+    pub(super) verdict: Verdict,
+    pub(super) reason: &'a str,
+    pub(super) origin: Option<&'a str>,
+}
+
+impl<'a> DecisionFields<'a> {
+    /// The target's part; denied until a rule says otherwise.
+    pub(super) fn of(target: &'a RequestTarget, caller: &'a str) -> Self {
+        Self {
+            caller,
+            method: target.method().as_str(),
+            path: target.path(),
+            query: target.query_names(),
+            rule: None,
+            verdict: Verdict::Deny,
+            reason: "",
+            origin: None,
+        }
+    }
+}
+
 /// `decision`: what was asked, and the verdict.
 #[derive(Serialize)]
 pub(super) struct DecisionRecord<'a> {
@@ -101,31 +141,27 @@ pub(super) struct DecisionRecord<'a> {
     caller: Option<&'a str>,
     method: &'a str,
     path: &'a str,
-    query: &'a [&'a str],
+    query: Vec<&'a str>,
     list: &'static str,
     rule: Option<usize>,
-    verdict: &'static str,
+    verdict: Verdict,
     reason: &'a str,
     origin: Option<&'a str>,
 }
 
 impl<'a> DecisionRecord<'a> {
-    pub(super) fn new(
-        verdict: &'static str,
-        fields: DecisionFields<'a>,
-        context: &'a DecisionContext,
-    ) -> Self {
+    pub(super) fn new(fields: DecisionFields<'a>, context: &'a DecisionContext) -> Self {
         Self {
             request_id: cut(&context.request_id, SHORT_TEXT),
             tenant: context.tenant.as_str(),
             agent: context.agent.as_str(),
-            caller: context.caller.as_ref().map(|caller| caller.as_str()),
+            caller: Some(cut(fields.caller, SHORT_TEXT)).filter(|caller| !caller.is_empty()),
             method: cut(fields.method, SHORT_TEXT),
             path: fields.path,
             query: fields.query,
             list: "private",
             rule: fields.rule,
-            verdict,
+            verdict: fields.verdict,
             reason: fields.reason,
             origin: fields.origin,
         }
@@ -163,8 +199,9 @@ pub struct Outcome {
     pub bytes_down: u64,
     /// How it ended; [`OutcomeSlot::finish`](super::OutcomeSlot::finish) sets it.
     pub(super) ended: Ended,
-    /// The stable code of the failure that the caller saw.
-    pub error: Option<&'static str>,
+    /// The failure that the caller saw.
+    #[serde(serialize_with = "code")]
+    pub error: Option<ErrorCode>,
     /// Names of the headers removed on the way to the origin.
     #[serde(serialize_with = "names")]
     pub removed_request_headers: Vec<HeaderName>,
@@ -296,6 +333,10 @@ fn as_text<S: Serializer>(name: &AgentName, serializer: S) -> Result<S::Ok, S::E
     serializer.serialize_str(name.as_str())
 }
 
+fn code<S: Serializer>(code: &Option<ErrorCode>, serializer: S) -> Result<S::Ok, S::Error> {
+    code.map(ErrorCode::as_str).serialize(serializer)
+}
+
 fn names<S: Serializer>(names: &[HeaderName], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(names.iter().map(HeaderName::as_str))
 }
@@ -303,6 +344,16 @@ fn names<S: Serializer>(names: &[HeaderName], serializer: S) -> Result<S::Ok, S:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_outcome_names_the_code_that_the_caller_saw() {
+        let outcome = Outcome {
+            error: Some(ErrorCode::OriginTimeout),
+            ..Outcome::not_sent()
+        };
+        let record = serde_json::to_value(outcome).unwrap();
+        assert_eq!(record["error"], "origin-timeout");
+    }
 
     #[test]
     fn a_refused_target_is_escaped() {

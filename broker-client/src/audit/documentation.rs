@@ -1,0 +1,199 @@
+//! `AUDIT.md` shows lines as the code writes them, and explains every field.
+
+use std::time::{Duration, SystemTime};
+
+use accept_rules::RequestTarget;
+use http::Method;
+use http::header::{CONNECTION, COOKIE};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::DecisionContext;
+use super::chain::{Chain, verify_lines};
+use super::record::{
+    ConnectionStart, DecisionFields, DecisionRecord, Ended, Identity, Outcome, OutcomeRecord,
+    RecoveredRecord, ReopenedRecord, StartRecord, StopRecord, Verdict, refused_target,
+};
+use super::sink::Found;
+
+const AUDIT_MD: &str = include_str!("../../AUDIT.md");
+
+/// Writes one process's lines, a second apart.
+struct Example {
+    chain: Chain,
+    identity: Identity,
+    time: SystemTime,
+    lines: Vec<u8>,
+}
+
+impl Example {
+    fn run(&mut self, run_id: &str) {
+        self.identity.run_id = run_id.to_owned();
+        let connections = [ConnectionStart {
+            agent: "sonarqube".parse().unwrap(),
+            accept_sha256: Some(
+                "8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4".to_owned(),
+            ),
+        }];
+        let new_chain = self.chain.is_new();
+        self.add(
+            "start",
+            StartRecord {
+                version: "0.1.0",
+                connections: &connections,
+                new_chain,
+            },
+        );
+    }
+
+    fn add(&mut self, kind: &'static str, record: impl Serialize) {
+        self.time += Duration::from_secs(1);
+        let line = self.identity.line(kind, self.time, record);
+        self.chain.append(&line, &mut self.lines);
+    }
+
+    fn text(&self) -> &str {
+        str::from_utf8(&self.lines).unwrap()
+    }
+}
+
+fn context(request_id: &str) -> DecisionContext {
+    DecisionContext {
+        request_id: request_id.into(),
+        tenant: "default".parse().unwrap(),
+        agent: "sonarqube".parse().unwrap(),
+    }
+}
+
+/// The lines of a short life: (an orderly run, what follows a power failure).
+fn examples() -> (String, String) {
+    let mut example = Example {
+        chain: Chain::new(),
+        identity: Identity {
+            instance: "default".to_owned(),
+            run_id: String::new(),
+        },
+        time: humantime::parse_rfc3339("2026-11-24T12:00:00Z").unwrap(),
+        lines: Vec::new(),
+    };
+    example.run("3f0c5ac0-5a43-4b07-9cb1-0b8a1e2f6f10");
+
+    let target = RequestTarget::new(&Method::GET, "/api/issues/search?p=2&ps=50").unwrap();
+    let allowed = DecisionFields {
+        rule: Some(0),
+        verdict: Verdict::Allow,
+        reason: "match",
+        origin: Some("https://sonarqube.internal"),
+        ..DecisionFields::of(&target, "proxy")
+    };
+    let first = context("0f6f8b0e4c1d4f2a9a6b1c2d3e4f5a6b");
+    example.add("decision", DecisionRecord::new(allowed, &first));
+    let mut outcome = Outcome::not_sent();
+    outcome.status = Some(200);
+    outcome.bytes_down = 18_234;
+    outcome.removed_request_headers = vec![CONNECTION, COOKIE];
+    outcome.injected = true;
+    outcome.ended = Ended::Complete;
+    let duration = Duration::from_micros(41_276);
+    example.add(
+        "outcome",
+        OutcomeRecord::new(&first.request_id, &outcome, duration),
+    );
+
+    let target = RequestTarget::new(&Method::POST, "/api/users/create").unwrap();
+    let denied = DecisionFields {
+        reason: "no-match",
+        ..DecisionFields::of(&target, "proxy")
+    };
+    let second = context("7d1e2f3a4b5c4d6e8f9a0b1c2d3e4f5a");
+    example.add("decision", DecisionRecord::new(denied, &second));
+
+    let (path, names) = refused_target(b"/api/issues/..%2f..%2fusers?login=admin");
+    let refused = DecisionFields {
+        caller: "proxy",
+        method: "GET",
+        path: &path,
+        query: names.iter().map(String::as_str).collect(),
+        rule: None,
+        verdict: Verdict::Deny,
+        reason: "dot-segment",
+        origin: None,
+    };
+    let third = context("c0ffee00a1b24c3d8e9f0a1b2c3d4e5f");
+    example.add("decision", DecisionRecord::new(refused, &third));
+    example.add("stop", StopRecord {});
+    let orderly = example.text().to_owned();
+
+    example.lines.clear();
+    let torn = br#"{"v":1,"seq":7,"prev":"5c"#;
+    example.chain.adopt(torn);
+    example.lines.extend_from_slice(torn);
+    let torn = example.chain.close_open_line(&mut example.lines).unwrap();
+    let recovered = RecoveredRecord {
+        lines: torn.lines,
+        bytes: torn.bytes,
+    };
+    example.identity.run_id = "b1f7c2de-93a4-4c55-8d0e-6a7b8c9d0e1f".to_owned();
+    example.add("recovered", recovered);
+    example.run("b1f7c2de-93a4-4c55-8d0e-6a7b8c9d0e1f");
+    example.add(
+        "reopened",
+        ReopenedRecord {
+            found: Found::Missing,
+        },
+    );
+    (orderly, example.text().to_owned())
+}
+
+#[test]
+fn the_document_shows_lines_as_they_are_written() {
+    let (orderly, after_failure) = examples();
+    for lines in [&orderly, &after_failure] {
+        assert!(
+            AUDIT_MD.contains(&format!("```\n{lines}```\n")),
+            "AUDIT.md lacks this block:\n```\n{lines}```"
+        );
+    }
+    let all = orderly + &after_failure;
+    assert_eq!(verify_lines(all.as_bytes()).unwrap().last_seq, 9);
+}
+
+#[test]
+fn the_document_explains_every_kind_and_field() {
+    let (orderly, after_failure) = examples();
+    let records = (orderly.lines().chain(after_failure.lines()))
+        .filter_map(|line| serde_json::from_str::<Map<String, Value>>(line).ok());
+    for record in records {
+        let kind = record["kind"].as_str().unwrap();
+        assert!(
+            AUDIT_MD.contains(&format!("### `{kind}`")),
+            "{kind} has no section"
+        );
+        for field in record.keys() {
+            assert!(
+                AUDIT_MD.contains(&format!("\n| `{field}` |")),
+                "{field} has no row"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_document_names_every_way_to_end() {
+    let ended = [
+        Ended::Complete,
+        Ended::CallerGone,
+        Ended::OriginFailed,
+        Ended::TimedOut,
+        Ended::Reset,
+        Ended::TunnelLost,
+        Ended::NotSent,
+    ];
+    let ended = ended.map(|ended| serde_json::to_value(ended).unwrap());
+    let found = [Found::Missing, Found::Replaced, Found::Changed];
+    let found = found.map(|found| serde_json::to_value(found).unwrap());
+    for code in ended.iter().chain(&found) {
+        let code = code.as_str().unwrap();
+        assert!(AUDIT_MD.contains(&format!("`{code}`")), "{code}");
+    }
+}
