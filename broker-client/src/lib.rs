@@ -1,8 +1,24 @@
-//! Under construction.
+//! The agent: it dials out to broker-server, judges each request that comes through the tunnel by the customer's
+//! accept file, puts it on record, injects the credential, forwards it to the origin and streams the answer back.
+//!
+//! [`Agent`] is the whole of it; `exchange.rs` is one request end to end, to be read first.
 
+pub mod agent;
+mod answer;
 pub mod audit;
+mod backoff;
 pub mod config;
 pub mod control;
+mod credential;
+mod dial;
+mod exchange;
 pub mod instance;
-pub mod local;
+mod local;
+mod location;
+mod origin;
+mod rules;
 pub mod status;
+mod upload;
+
+pub use agent::{Agent, AgentError};
+pub use rules::RulesError;

@@ -41,7 +41,7 @@ pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// Answers probes until `shutdown`: `/livez` whether the process works, `/readyz` whether there is a
 /// live tunnel, and `healthcheck_path` the same in the form that the Snyk Broker's probes read.
-pub async fn run(
+pub(crate) async fn run(
     listener: TcpListener,
     healthcheck_path: String,
     board: StatusBoard,

@@ -11,12 +11,14 @@
 //! | `Set-Cookie` | answers to such requests | a session made with our credential is our credential |
 //! | `Content-Length`, `Content-Type`, `Authorization` and others that frame or route | trailers | they come too late to be judged (RFC 9110 §6.5.1) |
 
+use bytes::Bytes;
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
     COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body::Frame;
 
 use crate::header::is_reserved;
 
@@ -163,6 +165,18 @@ pub fn remove_from_trailers(trailers: &mut HeaderMap) -> Removed {
     }
     remove_where(trailers, is_identity, &mut removed);
     removed
+}
+
+/// The frame of a body as it may travel on: data as it is, trailers without what they may not bring.
+#[must_use]
+pub fn clean_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(mut trailers) => {
+            remove_from_trailers(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(data) => data,
+    }
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap, removed: &mut Removed) {

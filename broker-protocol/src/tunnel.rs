@@ -160,6 +160,13 @@ where
         (self.max_streams as usize).saturating_sub(self.permits.available_permits())
     }
 
+    /// Waits until no stream is open, and lets none open from then on.
+    pub async fn idle(&self) {
+        if let Ok(all) = self.permits.acquire_many(self.max_streams).await {
+            all.forget();
+        }
+    }
+
     /// Whether it still takes requests.
     #[must_use]
     pub fn is_open(&self) -> bool {

@@ -1,0 +1,223 @@
+//! The answer's body on its way from the origin into the tunnel: counted, timed, and its end put on record.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use broker_protocol::hop;
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use crate::audit::{Ended, OutcomeSlot};
+use crate::upload::Upload;
+
+/// Why a body broke off after the head of its answer had gone. It ends visibly broken, never cleanly.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("the origin broke off: {0}")]
+    Origin(#[source] hyper::Error),
+    #[error("the origin sent nothing for {0:?}")]
+    Idle(Duration),
+}
+
+/// What the agent answers with.
+pub(crate) enum AnswerBody {
+    /// A text of our own.
+    Text(Full<Bytes>),
+    /// The origin's body.
+    Origin(Box<OriginBody>),
+}
+
+impl From<String> for AnswerBody {
+    fn from(text: String) -> Self {
+        Self::Text(Full::new(text.into()))
+    }
+}
+
+/// The origin's body; dropped before its end, the caller went away.
+pub(crate) struct OriginBody {
+    incoming: Incoming,
+    idle: Option<Idle>,
+    /// Taken when the end is known.
+    slot: Option<OutcomeSlot>,
+    upload: Arc<Upload>,
+    bytes: u64,
+}
+
+struct Idle {
+    limit: Duration,
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl OriginBody {
+    /// `idle` is how long the origin may send nothing; without one it may for ever.
+    pub(crate) fn new(
+        incoming: Incoming,
+        idle: Option<Duration>,
+        slot: OutcomeSlot,
+        upload: Arc<Upload>,
+    ) -> Self {
+        let idle = idle.map(|limit| Idle {
+            limit,
+            since: Instant::now(),
+            timer: Box::pin(tokio::time::sleep(limit)),
+        });
+        let mut body = Self {
+            incoming,
+            idle,
+            slot: Some(slot),
+            upload,
+            bytes: 0,
+        };
+        if body.incoming.is_end_stream() {
+            body.end(Ended::Complete);
+        }
+        body
+    }
+
+    fn end(&mut self, ended: Ended) {
+        self.note();
+        if let Some(slot) = self.slot.take() {
+            slot.finish(ended);
+        }
+    }
+
+    fn note(&mut self) {
+        if let Some(slot) = &mut self.slot {
+            let outcome = slot.outcome();
+            outcome.bytes_down = self.bytes;
+            outcome.bytes_up = self.upload.bytes();
+        }
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let Some(limit) = self.idle.as_mut().and_then(|idle| idle.poll(cx)) else {
+                    return Poll::Pending;
+                };
+                self.end(Ended::TimedOut);
+                return Poll::Ready(Some(Err(BodyError::Idle(limit))));
+            }
+        };
+        if let Some(idle) = &mut self.idle {
+            idle.since = Instant::now();
+        }
+        match &frame {
+            Some(Ok(frame)) => {
+                self.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                // hyper does not ask again after the last frame.
+                if self.incoming.is_end_stream() {
+                    self.end(Ended::Complete);
+                }
+            }
+            Some(Err(_)) => self.end(Ended::OriginFailed),
+            None => self.end(Ended::Complete),
+        }
+        Poll::Ready(frame.map(|frame| frame.map(hop::clean_trailers).map_err(BodyError::Origin)))
+    }
+}
+
+impl Idle {
+    /// The limit, if nothing came for so long. The timer is not moved for each frame: it fires, sees that
+    /// frames came, and sleeps for the rest.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Option<Duration> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let deadline = self.since + self.limit;
+            if Instant::now() >= deadline {
+                return Some(self.limit);
+            }
+            self.timer.as_mut().reset(deadline);
+        }
+        None
+    }
+}
+
+impl Drop for OriginBody {
+    fn drop(&mut self) {
+        // The slot itself records the rest: whoever held it was cancelled.
+        self.note();
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Text(text) => Pin::new(text)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(|never| match never {}))),
+            Self::Origin(body) => body.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_end_stream(),
+            Self::Origin(body) => body.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Text(text) => text.size_hint(),
+            Self::Origin(body) => body.incoming.size_hint(),
+        }
+    }
+}
+
+/// Whether an answer may be silent for as long as it likes: a watch, a followed log, server-sent events.
+pub(crate) fn is_long_lived(query: Option<&str>, answer: &HeaderMap) -> bool {
+    let is_watch = query.unwrap_or_default().split('&').any(|parameter| {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        matches!(name, "watch" | "follow") && matches!(value, "true" | "1")
+    });
+    let is_event_stream = answer
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| {
+            let essence = value.split(';').next().unwrap_or_default();
+            essence.trim().eq_ignore_ascii_case("text/event-stream")
+        });
+    is_watch || is_event_stream
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn watches_followed_logs_and_event_streams_may_be_silent() {
+        let none = HeaderMap::new();
+        for query in ["watch=true", "watch=1", "a=b&follow=true", "follow=1&x"] {
+            assert!(is_long_lived(Some(query), &none), "{query}");
+        }
+        for query in ["watch=false", "watch", "xwatch=true", "q=watch%3Dtrue", ""] {
+            assert!(!is_long_lived(Some(query), &none), "{query}");
+        }
+        let mut events = HeaderMap::new();
+        events.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("Text/Event-Stream; charset=utf-8"),
+        );
+        assert!(is_long_lived(None, &events));
+    }
+}

@@ -1,0 +1,265 @@
+//! One request, end to end. [`Exchange::run`] is the agent's one path, in order: headers, target, decision, record,
+//! credential, origin, outcome. Read this first.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use accept_rules::{Allowed, Decision, Denied, Request as Question, RequestTarget, TargetError};
+use broker_protocol::header::{CALLER, REQUEST_ID};
+use broker_protocol::hop::Removed;
+use broker_protocol::{AgentName, ErrorCode, Problem, TenantId, Watched, hop};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, Method, Request, Response};
+use hyper::body::Incoming;
+use uuid::Uuid;
+
+use crate::answer::{AnswerBody, OriginBody, is_long_lived};
+use crate::audit::{
+    AuditLog, AuditUnavailable, DecisionContext, Ended, OutcomeSlot, Recorded, RefusedTarget,
+};
+use crate::location;
+use crate::origin::{OriginError, Outgoing};
+use crate::rules::{Route, Rules};
+use crate::status::StatusBoard;
+use crate::upload::UploadBody;
+
+/// Longest request id that is taken from the server; a UUID has 36 bytes.
+const MAX_REQUEST_ID: usize = 64;
+
+/// What all requests of one tunnel share.
+pub(crate) struct Exchange {
+    pub(crate) agent: AgentName,
+    pub(crate) tenant: TenantId,
+    pub(crate) rules: Arc<Rules>,
+    pub(crate) audit: AuditLog,
+    pub(crate) board: StatusBoard,
+}
+
+/// Why a request does not reach an origin.
+enum Refusal {
+    Target(TargetError),
+    Denied(Box<Denied>),
+    Audit(AuditUnavailable),
+}
+
+impl Exchange {
+    /// Answers one request of the server.
+    pub(crate) async fn run(&self, request: Request<Incoming>) -> Response<Watched<AnswerBody>> {
+        let (mut parts, body) = request.into_parts();
+        let (context, caller) = self.take_context(&mut parts.headers);
+        let removed = hop::remove_from_request(&mut parts.headers);
+
+        let recorded = self.judge(parts, caller, &context).await;
+        let response = match recorded {
+            Ok(recorded) => self.forward(recorded, removed, body, &context).await,
+            Err(refusal) => self.refuse(refusal, &context),
+        };
+        response.map(Watched::new)
+    }
+
+    /// What the server says of the request, out of the headers that nobody else may set.
+    fn take_context(&self, headers: &mut HeaderMap) -> (DecisionContext, String) {
+        let mut take = |name: HeaderName| {
+            let value = headers.remove(name)?;
+            value.to_str().ok().map(str::to_owned)
+        };
+        let request_id = take(REQUEST_ID)
+            .filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID)
+            .unwrap_or_else(|| Uuid::new_v4().to_string());
+        let caller = take(CALLER).unwrap_or_default();
+        let context = DecisionContext {
+            request_id: request_id.into(),
+            tenant: self.tenant.clone(),
+            agent: self.agent.clone(),
+        };
+        (context, caller)
+    }
+
+    /// Decides, and puts the decision on record: only then is there anything that can be sent.
+    async fn judge(
+        &self,
+        parts: Parts,
+        caller: String,
+        context: &DecisionContext,
+    ) -> Result<Recorded<Allowed>, Refusal> {
+        let raw = parts
+            .uri
+            .path_and_query()
+            .map_or("/", |target| target.as_str());
+        let target = match RequestTarget::new(&parts.method, raw) {
+            Ok(target) => target,
+            Err(error) => {
+                return self
+                    .refuse_target(&parts.method, raw, error, &caller, context)
+                    .await;
+            }
+        };
+        let question = Question {
+            target,
+            headers: parts.headers,
+            caller: caller.into(),
+            now: SystemTime::now(),
+        };
+        match self.rules.set.decide(question) {
+            Decision::Allow(allowed) => {
+                let route = self
+                    .rules
+                    .route(allowed.rule())
+                    .expect("every rule of a set has its route");
+                let recorded = self
+                    .audit
+                    .record_allow(allowed, &route.origin, context)
+                    .await;
+                recorded.map_err(Refusal::Audit)
+            }
+            Decision::Deny(denied) => {
+                self.note_denial(&denied, context);
+                self.audit
+                    .record_deny(&denied, context)
+                    .await
+                    .map_err(Refusal::Audit)?;
+                Err(Refusal::Denied(Box::new(denied)))
+            }
+        }
+    }
+
+    async fn refuse_target(
+        &self,
+        method: &Method,
+        raw: &str,
+        error: TargetError,
+        caller: &str,
+        context: &DecisionContext,
+    ) -> Result<Recorded<Allowed>, Refusal> {
+        // Query values may be secrets of the caller's.
+        let path = raw.split('?').next().unwrap_or_default();
+        self.board
+            .denied(&context.request_id, method.as_str(), path, error.code());
+        let refused = RefusedTarget {
+            caller,
+            method: method.as_str(),
+            raw: raw.as_bytes(),
+            error: &error,
+        };
+        self.audit
+            .record_refused(refused, context)
+            .await
+            .map_err(Refusal::Audit)?;
+        Err(Refusal::Target(error))
+    }
+
+    fn note_denial(&self, denied: &Denied, context: &DecisionContext) {
+        let (method, path, reason) = (
+            denied.target().method(),
+            denied.target().path(),
+            denied.reason().code(),
+        );
+        tracing::info!(request_id = %context.request_id, %method, path, reason, "denied");
+        self.board
+            .denied(&context.request_id, method.as_str(), path, reason);
+    }
+
+    /// Injects the credential, sends the request, and gives back the origin's answer.
+    async fn forward(
+        &self,
+        recorded: Recorded<Allowed>,
+        removed: Removed,
+        body: Incoming,
+        context: &DecisionContext,
+    ) -> Response<AnswerBody> {
+        let allowed = recorded.get();
+        let route = self
+            .rules
+            .route(allowed.rule())
+            .expect("every rule of a set has its route");
+        let query = allowed.target().query().map(str::to_owned);
+        let (outgoing, mut slot) = Outgoing::new(recorded, &route.origin);
+        let mut outgoing = match outgoing {
+            Ok(outgoing) => outgoing,
+            Err(error) => return self.failed(&error, slot, route, context),
+        };
+        slot.outcome().removed_request_headers = removed;
+        outgoing.inject(route, slot.outcome());
+
+        let (body, upload) = UploadBody::new(body);
+        let limits = route.timeouts;
+        let answer = tokio::select! {
+            answer = outgoing.send(&route.client, body, slot.outcome()) => answer,
+            error = upload.out_of_time(limits.first_byte, limits.idle) => Err(error),
+        };
+        slot.outcome().bytes_up = upload.bytes();
+        let response = match answer {
+            Ok(response) => response,
+            Err(error) => return self.failed(&error, slot, route, context),
+        };
+
+        let (mut head, incoming) = response.into_parts();
+        let outcome = slot.outcome();
+        outcome.status = Some(head.status.as_u16());
+        outcome.removed_response_headers =
+            hop::remove_from_response(&mut head.headers, route.credential.is_some());
+        outcome.location_passed = location::rewrite(&mut head.headers, &route.origin, &self.agent);
+        let idle = (!is_long_lived(query.as_deref(), &head.headers)).then_some(limits.idle);
+        head.extensions.clear();
+        let body = OriginBody::new(incoming, idle, slot, upload);
+        Response::from_parts(head, AnswerBody::Origin(Box::new(body)))
+    }
+
+    /// The origin gave no answer: says so to the caller without naming the origin, to the log with its cause.
+    fn failed(
+        &self,
+        error: &OriginError,
+        mut slot: OutcomeSlot,
+        route: &Route,
+        context: &DecisionContext,
+    ) -> Response<AnswerBody> {
+        let code = error.code();
+        slot.outcome().error = Some(code);
+        slot.finish(match error {
+            OriginError::NoAnswer(_) | OriginError::UploadStalled(_) => Ended::TimedOut,
+            OriginError::Unreachable(_) | OriginError::Protocol(_) => Ended::OriginFailed,
+            OriginError::CallerGone => Ended::CallerGone,
+            OriginError::Unsendable => Ended::NotSent,
+        });
+        tracing::warn!(request_id = %context.request_id, origin = %route.origin, %error, "no answer from the origin");
+        let detail = match error {
+            OriginError::Unreachable(_) => "the agent's log says why, under this request id".into(),
+            OriginError::NoAnswer(_) | OriginError::UploadStalled(_) => error.to_string(),
+            OriginError::Protocol(_) | OriginError::CallerGone | OriginError::Unsendable => {
+                "the agent's log says more, under this request id".into()
+            }
+        };
+        self.problem(code, context).detail(detail).into_response()
+    }
+
+    fn refuse(&self, refusal: Refusal, context: &DecisionContext) -> Response<AnswerBody> {
+        let problem = match refusal {
+            Refusal::Target(error) => {
+                let code = match error {
+                    TargetError::TooLong { .. } => ErrorCode::TargetTooLong,
+                    _ => ErrorCode::BadTarget,
+                };
+                self.problem(code, context).detail(error.to_string()).with("reason", error.code())
+            }
+            Refusal::Denied(denied) => self
+                .problem(ErrorCode::Denied, context)
+                .detail(
+                    "the agent's owner sees why in `broker-client status` and in the audit log, under this request id",
+                )
+                .with("method", denied.target().method().as_str())
+                .with("path", denied.target().path()),
+            Refusal::Audit(error) => {
+                tracing::error!(request_id = %context.request_id, %error, "refused, because it cannot be recorded");
+                self.problem(ErrorCode::AuditUnavailable, context)
+                    .detail("no request passes that cannot be put on record")
+            }
+        };
+        problem.into_response()
+    }
+
+    fn problem(&self, code: ErrorCode, context: &DecisionContext) -> Problem {
+        Problem::new(code)
+            .request_id(&context.request_id)
+            .with("agent", self.agent.as_str())
+    }
+}

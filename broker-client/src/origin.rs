@@ -1,0 +1,351 @@
+//! HTTP towards origins. What is sent is a [`Recorded<Allowed>`], byte for byte as it was judged.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use accept_rules::{Allowed, Origin};
+use broker_protocol::{ErrorCode, hop};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Response, Uri, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use crate::audit::{Outcome, OutcomeSlot, Recorded};
+use crate::rules::Route;
+use crate::upload::UploadBody;
+
+/// Idle connections are closed well before origins close them: nginx does after 75 s, others after 20.
+const IDLE: Duration = Duration::from_secs(15);
+/// An HTTP/2 origin's windows, as in the tunnel: all streams' together, or one slow reader stops everyone.
+const H2_STREAM_WINDOW: u32 = 256 * 1024;
+const H2_CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
+/// Header limit of answers, as on every listener.
+const MAX_HEADER_BYTES: usize = 64 * 1024;
+
+/// Why an origin gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OriginError {
+    #[error("cannot connect: {0}")]
+    Unreachable(String),
+    #[error("no answer within {0:?} after the request was sent")]
+    NoAnswer(Duration),
+    #[error("nothing moved for {0:?} while the request was being sent")]
+    UploadStalled(Duration),
+    #[error("{0}")]
+    Protocol(String),
+    #[error("the target cannot be sent as it was judged")]
+    Unsendable,
+    #[error("the caller broke off its request")]
+    CallerGone,
+}
+
+impl OriginError {
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self {
+            Self::Unreachable(_) => ErrorCode::OriginUnreachable,
+            Self::NoAnswer(_) | Self::UploadStalled(_) => ErrorCode::OriginTimeout,
+            Self::Protocol(_) => ErrorCode::OriginProtocol,
+            Self::Unsendable => ErrorCode::BadTarget,
+            Self::CallerGone => ErrorCode::BadRequest,
+        }
+    }
+}
+
+/// One origin's HTTP client: its own connections, shared by all rules that name it.
+#[derive(Clone)]
+pub(crate) struct OriginClient(Client<Connector, UploadBody>);
+
+impl OriginClient {
+    pub(crate) fn new(tls: Option<Arc<rustls::ClientConfig>>, connect_timeout: Duration) -> Self {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(connect_timeout));
+        let tls = tls.unwrap_or_else(no_tls);
+        let https = HttpsConnectorBuilder::new()
+            .with_tls_config((*tls).clone())
+            .https_or_http();
+        let inner = https.enable_http1().enable_http2().wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            // What was not sent is sent on another connection by us, under our own rule.
+            .retry_canceled_requests(true)
+            .http1_max_buf_size(MAX_HEADER_BYTES)
+            .http2_initial_stream_window_size(H2_STREAM_WINDOW)
+            .http2_initial_connection_window_size(H2_CONNECTION_WINDOW)
+            .http2_max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+            .build(Connector {
+                inner,
+                timeout: connect_timeout,
+            });
+        Self(client)
+    }
+}
+
+/// A client that only ever sees `http://` origins trusts nobody.
+fn no_tls() -> Arc<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the default provider speaks the default versions")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+/// A request on its way to the origin: allowed, recorded, and not sent yet.
+pub(crate) struct Outgoing {
+    uri: Uri,
+    method: Method,
+    headers: HeaderMap,
+}
+
+impl Outgoing {
+    /// Joins the origin and the target literally; and the place where the outcome goes on record.
+    pub(crate) fn new(
+        recorded: Recorded<Allowed>,
+        origin: &Origin,
+    ) -> (Result<Self, OriginError>, OutcomeSlot) {
+        let (allowed, slot) = recorded.into_parts();
+        let parts = allowed.into_parts();
+        let outgoing = join(origin, parts.target.as_str()).map(|uri| Self {
+            uri,
+            method: parts.target.method().clone(),
+            headers: parts.headers,
+        });
+        (outgoing.ok_or(OriginError::Unsendable), slot)
+    }
+
+    /// Puts the rule's credential in, and takes out what would act beside it.
+    pub(crate) fn inject(&mut self, route: &Route, outcome: &mut Outcome) {
+        let Some(credential) = &route.credential else {
+            return;
+        };
+        outcome
+            .removed_request_headers
+            .extend(hop::remove_beside_credential(&mut self.headers));
+        credential.inject(&mut self.headers);
+        outcome.injected = true;
+    }
+
+    /// Sends it, and once more where nothing can have been done with the first.
+    pub(crate) async fn send(
+        self,
+        client: &OriginClient,
+        body: UploadBody,
+        outcome: &mut Outcome,
+    ) -> Result<Response<Incoming>, OriginError> {
+        let Self {
+            uri,
+            method,
+            headers,
+        } = self;
+        // RFC 9110 §9.2.2: safe, and there is nothing of a body that would have to be kept.
+        let again = (body.is_end_stream() && matches!(method, Method::GET | Method::HEAD))
+            .then(|| (uri.clone(), method.clone(), headers.clone()));
+        let first = client.0.request(request(uri, method, headers, body)).await;
+        let result = match (first, again) {
+            (Err(error), Some((uri, method, headers))) if closed_while_reused(&error) => {
+                outcome.retried = true;
+                client
+                    .0
+                    .request(request(uri, method, headers, UploadBody::empty()))
+                    .await
+            }
+            (first, _) => first,
+        };
+        result.map_err(|error| classify(&error)).and_then(accept)
+    }
+}
+
+fn join(origin: &Origin, target: &str) -> Option<Uri> {
+    let path = format!("{}{target}", origin.path());
+    let path_and_query = PathAndQuery::try_from(path.as_str()).ok()?;
+    // What was judged is what is sent, or nothing is.
+    if path_and_query.as_str() != path {
+        return None;
+    }
+    Uri::builder()
+        .scheme(origin.scheme().clone())
+        .authority(origin.authority().clone())
+        .path_and_query(path_and_query)
+        .build()
+        .ok()
+}
+
+fn request(uri: Uri, method: Method, headers: HeaderMap, body: UploadBody) -> Request<UploadBody> {
+    let mut request = Request::new(body);
+    *request.uri_mut() = uri;
+    *request.method_mut() = method;
+    *request.headers_mut() = headers;
+    *request.version_mut() = Version::HTTP_11;
+    request
+}
+
+/// Marks the connection as used, and refuses an answer that nobody asked for.
+fn accept(response: Response<Incoming>) -> Result<Response<Incoming>, OriginError> {
+    if let Some(used) = response.extensions().get::<Used>() {
+        used.0.store(true, Ordering::Relaxed);
+    }
+    if response.status().is_informational() {
+        return Err(OriginError::Protocol(
+            "the origin switched protocols without being asked".into(),
+        ));
+    }
+    Ok(response)
+}
+
+/// Whether a connection that had already served a request was closed before any byte of this answer.
+fn closed_while_reused(error: &hyper_util::client::legacy::Error) -> bool {
+    let was_used = error.connect_info().is_some_and(|info| {
+        let mut extensions = http::Extensions::new();
+        info.get_extras(&mut extensions);
+        extensions
+            .get::<Used>()
+            .is_some_and(|used| used.0.load(Ordering::Relaxed))
+    });
+    was_used
+        && hyper_cause(error).is_some_and(|error| {
+            error.is_incomplete_message() || error.is_canceled() || is_reset(error)
+        })
+}
+
+fn is_reset(error: &hyper::Error) -> bool {
+    causes(error)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+            )
+        })
+}
+
+fn classify(error: &hyper_util::client::legacy::Error) -> OriginError {
+    let text = causes(error)
+        .skip(1)
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ");
+    if error.is_connect() {
+        return OriginError::Unreachable(text);
+    }
+    match hyper_cause(error) {
+        Some(cause) if cause.is_user() || cause.is_body_write_aborted() => OriginError::CallerGone,
+        Some(cause) if cause.is_incomplete_message() => {
+            OriginError::Protocol("the connection was closed before the answer was complete".into())
+        }
+        _ => OriginError::Protocol(text),
+    }
+}
+
+fn hyper_cause(error: &hyper_util::client::legacy::Error) -> Option<&hyper::Error> {
+    causes(error).find_map(|cause| cause.downcast_ref::<hyper::Error>())
+}
+
+fn causes<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}
+
+/// Connects within a time limit, TLS included, and keeps a note of which connections have served.
+#[derive(Clone)]
+struct Connector {
+    inner: HttpsConnector<HttpConnector>,
+    timeout: Duration,
+}
+
+/// Whether a connection has already answered a request.
+#[derive(Clone, Default)]
+struct Used(Arc<AtomicBool>);
+
+impl Service<Uri> for Connector {
+    type Response = OriginConnection;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<OriginConnection, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let timeout = self.timeout;
+        let connecting = self.inner.call(uri);
+        Box::pin(async move {
+            match tokio::time::timeout(timeout, connecting).await {
+                Ok(connected) => Ok(OriginConnection {
+                    io: connected?,
+                    used: Used::default(),
+                }),
+                Err(_) => Err(format!("not connected within {timeout:?}").into()),
+            }
+        })
+    }
+}
+
+/// A connection to an origin.
+struct OriginConnection {
+    io: MaybeHttpsStream<TokioIo<TcpStream>>,
+    used: Used,
+}
+
+impl Connection for OriginConnection {
+    fn connected(&self) -> Connected {
+        self.io.connected().extra(self.used.clone())
+    }
+}
+
+impl Read for OriginConnection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl Write for OriginConnection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+}
