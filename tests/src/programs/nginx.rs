@@ -51,9 +51,10 @@ impl Nginx {
         .await
     }
 
-    /// The same origin, for load: it keeps no upload once it is answered, and no access log.
+    /// The same origin, for load: all its files are in memory, it keeps no upload once it is
+    /// answered, and no access log.
     pub async fn load_origin() -> Self {
-        Self::start("http", |site| {
+        Self::start_in(Path::new("/dev/shm"), "http", |site| {
             origin(site, "", "client_body_in_file_only clean; access_log off;")
         })
         .await
@@ -97,11 +98,14 @@ impl Nginx {
 
     /// Puts `length` bytes at `/files/<length>`.
     pub fn file(&self, length: u64) -> Digest {
-        Noise::write_file(
-            length,
-            &self.folder.path().join(format!("www/files/{length}")),
-        );
-        Noise::digest(length)
+        let path = self.file_path(length);
+        Noise::write_file(length, &path);
+        Digest::of_file(&path)
+    }
+
+    /// The file behind `/files/<length>`.
+    pub fn file_path(&self, length: u64) -> PathBuf {
+        self.folder.path().join(format!("www/files/{length}"))
     }
 
     /// The bodies that `/upload` received, in no particular order. An answer of `/upload` names
@@ -121,8 +125,16 @@ impl Nginx {
     }
 
     async fn start(scheme: &'static str, configuration: impl Fn(&Site) -> String) -> Self {
+        Self::start_in(&std::env::temp_dir(), scheme, configuration).await
+    }
+
+    async fn start_in(
+        parent: &Path,
+        scheme: &'static str,
+        configuration: impl Fn(&Site) -> String,
+    ) -> Self {
         for _ in 0..PORTS_TRIED {
-            let folder = tempfile::tempdir().unwrap();
+            let folder = tempfile::tempdir_in(parent).unwrap();
             let site = Site {
                 folder: folder.path().to_owned(),
                 port: free_port(),
