@@ -26,6 +26,7 @@
 
 pub mod bind;
 pub mod exit;
+pub mod listener;
 pub mod logging;
 pub mod settings;
 pub mod signals;

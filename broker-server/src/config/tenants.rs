@@ -54,6 +54,18 @@ pub enum CredentialPlace {
     Authorization,
 }
 
+impl CredentialPlace {
+    /// The header's name, as it stands in settings and messages.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BrokerAuthorization => "broker-authorization",
+            Self::ProxyAuthorization => "proxy-authorization",
+            Self::Authorization => "authorization",
+        }
+    }
+}
+
 /// Which agents of its tenant a caller may reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AgentScope {

@@ -1,0 +1,267 @@
+//! The agents listener: admits agents and keeps their tunnels.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use broker_process::listener::{Connection, Stream};
+use broker_protocol::{
+    AgentHello, CONTROL_AUTHORITY, CONTROL_DRAIN, CloseCode, CloseHandle, Counted, ErrorCode,
+    Problem, SUBPROTOCOL, ServerEnd, ServerHello, TUNNEL_PATH, WsStream, prepare_socket,
+};
+use bytes::Bytes;
+use http::header::{
+    CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_util::task::TaskTracker;
+
+use crate::agents::{AgentKey, Tunnel};
+use crate::problem::NotAdmitted;
+use crate::relay::{RequestBody, chain};
+use crate::server::State;
+
+/// How long an agent may take to answer that it is ready for its tunnel to be drained.
+const DRAIN_ANSWER: Duration = Duration::from_secs(15);
+
+/// Answers one request on the agents listener.
+pub(crate) async fn answer(
+    state: &Arc<State>,
+    request: Request<Incoming>,
+    connection: Connection,
+) -> Response<Full<Bytes>> {
+    if request.uri().path() != TUNNEL_PATH {
+        return Problem::new(ErrorCode::NotFound)
+            .detail(format!(
+                "agents connect to {TUNNEL_PATH}; is the path of the server's URL right?"
+            ))
+            .into_response();
+    }
+    match open_tunnel(state, request, connection) {
+        Ok(response) => response,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+/// Why no tunnel is opened.
+enum Refusal {
+    NotAWebSocket(&'static str),
+    NotAdmitted,
+    TooMany,
+    Draining,
+    Internal,
+}
+
+impl Refusal {
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let problem = match self {
+            Self::NotAWebSocket(what) => Problem::new(ErrorCode::BadRequest).detail(format!(
+                "not a WebSocket handshake for {SUBPROTOCOL}: {what}; does something on the way strip it?"
+            )),
+            Self::NotAdmitted => Problem::new(ErrorCode::Unauthenticated).detail(
+                "this name and secret are not admitted here; the server's log says why, under its time and source address",
+            ),
+            Self::TooMany => {
+                Problem::new(ErrorCode::Overloaded).detail("this agent has as many tunnels as it may")
+            }
+            Self::Draining => Problem::new(ErrorCode::Overloaded).detail("this node is going away"),
+            Self::Internal => Problem::new(ErrorCode::Internal),
+        };
+        problem.into_response()
+    }
+}
+
+fn open_tunnel(
+    state: &Arc<State>,
+    request: Request<Incoming>,
+    connection: Connection,
+) -> Result<Response<Full<Bytes>>, Refusal> {
+    let accept = websocket_accept(&request).map_err(Refusal::NotAWebSocket)?;
+    if state.draining.is_cancelled() {
+        return Err(Refusal::Draining);
+    }
+    let source = connection.peer.ip();
+    let admitted = AgentHello::read(request.headers())
+        .map_err(NotAdmitted::from)
+        .and_then(|hello| {
+            let host = request
+                .headers()
+                .get(HOST)
+                .and_then(|host| host.to_str().ok());
+            let host = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _port)| name));
+            let key = state
+                .admission
+                .admit(&hello, state.host_tenant(host), source)?;
+            Ok((key, hello))
+        });
+    let (key, hello) = admitted.map_err(|error| {
+        tracing::warn!(%source, reason = %error, "an agent was not admitted");
+        Refusal::NotAdmitted
+    })?;
+    if state.registry.tunnels(&key).len() >= broker_protocol::MAX_TUNNELS {
+        return Err(Refusal::TooMany);
+    }
+
+    let answer = ServerHello {
+        tenant: key.tenant.clone(),
+        node: state.node.clone(),
+        nodes: 1,
+        max_streams: state.max_streams,
+        source: source.to_string(),
+    };
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    headers.insert(
+        SEC_WEBSOCKET_PROTOCOL,
+        HeaderValue::from_static(SUBPROTOCOL),
+    );
+    answer.write(headers).map_err(|_| Refusal::Internal)?;
+
+    let state_of_task = Arc::clone(state);
+    let upgrade = hyper::upgrade::on(request);
+    drop(state.tunnels.spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => {
+                keep_tunnel(&state_of_task, upgraded, key, hello, source.to_string()).await
+            }
+            Err(error) => tracing::debug!(%source, %error, "the upgrade did not finish"),
+        }
+    }));
+    Ok(response)
+}
+
+/// What RFC 6455 §4.2.1 asks of a handshake, and our subprotocol.
+fn websocket_accept(request: &Request<Incoming>) -> Result<HeaderValue, &'static str> {
+    let headers = request.headers();
+    if request.method() != Method::GET {
+        return Err("the method is not GET");
+    }
+    if !has_token(headers, &CONNECTION, "upgrade") || !has_token(headers, &UPGRADE, "websocket") {
+        return Err("no `Upgrade: websocket`");
+    }
+    if headers
+        .get(SEC_WEBSOCKET_VERSION)
+        .is_none_or(|version| version != "13")
+    {
+        return Err("Sec-WebSocket-Version is not 13");
+    }
+    if !has_token(headers, &SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL) {
+        return Err("another Sec-WebSocket-Protocol");
+    }
+    let key = headers
+        .get(SEC_WEBSOCKET_KEY)
+        .ok_or("no Sec-WebSocket-Key")?;
+    let is_key = base64::engine::general_purpose::STANDARD
+        .decode(key)
+        .is_ok_and(|key| key.len() == 16);
+    if !is_key {
+        return Err("the Sec-WebSocket-Key is not 16 bytes of base64");
+    }
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
+        .map_err(|_| "the Sec-WebSocket-Key is unusable")
+}
+
+fn has_token(headers: &HeaderMap, name: &http::HeaderName, token: &str) -> bool {
+    let values = headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(','))
+        .any(|value| value.trim().eq_ignore_ascii_case(token))
+}
+
+/// Registers the tunnel, drives it until it closes, and forgets it.
+async fn keep_tunnel(
+    state: &State,
+    upgraded: hyper::upgrade::Upgraded,
+    key: AgentKey,
+    hello: AgentHello,
+    source: String,
+) {
+    let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else {
+        tracing::error!(agent = %key, "an upgraded connection is of another kind than the listener's");
+        return;
+    };
+    let io = parts.io.into_inner();
+    if let Err(error) = prepare_socket(io.tcp()) {
+        tracing::debug!(agent = %key, %error, "the agent is gone already");
+        return;
+    }
+    let stream = WsStream::server(Counted::new(io), &parts.read_buf).await;
+    let close = stream.close_handle();
+    let streams = TaskTracker::new();
+    let opened = ServerEnd::open(stream, streams.clone(), state.stall, state.max_streams).await;
+    let (end, driver) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            tracing::info!(agent = %key, error = %chain(&error), "a tunnel broke before its first frame");
+            return;
+        }
+    };
+    let tunnel = Arc::new(Tunnel {
+        end,
+        close: close.clone(),
+        draining: AtomicBool::new(false),
+        instance: hello.instance.to_string(),
+        run: hello.run,
+        version: hello.version,
+        source,
+        since: SystemTime::now(),
+    });
+    if let Err(error) = state.registry.add(&key, &tunnel) {
+        tracing::warn!(agent = %key, %error, "a tunnel was closed");
+        close.close(CloseCode::Normal);
+        drop(driver.await);
+        return;
+    }
+    tracing::info!(
+        agent = %key, instance = tunnel.instance, run = tunnel.run, version = tunnel.version, source = tunnel.source, "agent connected"
+    );
+    let ended = driver.await;
+    state.registry.remove(&key, &tunnel);
+    let reason = ended.err().map(|error| chain(&error));
+    let seconds = tunnel.since.elapsed().unwrap_or_default().as_secs();
+    tracing::info!(agent = %key, instance = tunnel.instance, run = tunnel.run, seconds, reason, "agent disconnected");
+    streams.close();
+    streams.wait().await;
+}
+
+/// Asks the agent to connect elsewhere, takes the tunnel out of use, and says when its last request has ended.
+pub(crate) async fn drain(tunnel: &Tunnel, agent: &AgentKey) {
+    if let Some(request) = control_request(CONTROL_DRAIN) {
+        let answer = tokio::time::timeout(DRAIN_ANSWER, tunnel.end.send(request)).await;
+        let status = answer
+            .ok()
+            .and_then(Result::ok)
+            .map(|answer| answer.status().as_u16());
+        tracing::debug!(%agent, status, "asked to connect elsewhere");
+    }
+    tunnel.draining.store(true, Ordering::Relaxed);
+    tunnel.end.idle().await;
+    tunnel.close.close(CloseCode::Drain);
+}
+
+fn control_request(path: &str) -> Option<Request<RequestBody>> {
+    let uri = format!("http://{CONTROL_AUTHORITY}{path}");
+    Request::builder()
+        .method(Method::POST)
+        .uri(uri)
+        .body(RequestBody::Empty)
+        .ok()
+}
+
+/// Ends a tunnel at once, with what is in flight.
+pub(crate) fn cut(close: &CloseHandle) {
+    close.close(CloseCode::Drain);
+}

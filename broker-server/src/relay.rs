@@ -1,0 +1,289 @@
+//! A caller's request into a tunnel, and the agent's answer back.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use broker_protocol::header::{CALLER, REQUEST_ID};
+use broker_protocol::{CallerName, RELAY_AUTHORITY, SendError, StreamPermit, Watched, hop};
+use bytes::Bytes;
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::sync::Notify;
+
+use crate::agents::{AgentKey, Registry, Tunnel};
+use crate::problem::Failure;
+
+/// One authenticated request for an agent.
+pub(crate) struct Call {
+    pub(crate) key: AgentKey,
+    pub(crate) caller: CallerName,
+    pub(crate) request_id: String,
+    pub(crate) method: Method,
+    /// What the caller wrote behind `/broker/{agent}`, byte for byte.
+    pub(crate) target: PathAndQuery,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Incoming,
+}
+
+/// An answer, and whether it came before the caller had sent all of its request.
+pub(crate) struct Answer {
+    pub(crate) response: Response<ResponseBody>,
+    pub(crate) early: bool,
+}
+
+/// Sends `call` through a live tunnel of its agent. `patience` is how long the agent may take for the head of the
+/// answer once it has the whole request; the agent's own time-outs are shorter.
+pub(crate) async fn relay(
+    registry: &dyn Registry,
+    call: Call,
+    patience: Duration,
+) -> Result<Answer, Failure> {
+    let Call {
+        key,
+        caller,
+        request_id,
+        method,
+        target,
+        mut headers,
+        body,
+    } = call;
+    hop::remove_from_request(&mut headers);
+    headers.insert(REQUEST_ID, ours(&request_id));
+    headers.insert(CALLER, ours(caller.as_str()));
+    let upload = Arc::new(Upload::default());
+    let body = RequestBody::Caller(CallerBody {
+        incoming: body,
+        upload: Arc::clone(&upload),
+    });
+    let mut request = Request::new(body);
+    *request.method_mut() = method;
+    *request.uri_mut() = tunnel_uri(target)?;
+    *request.headers_mut() = headers;
+
+    let mut tunnels = registry.tunnels(&key);
+    let mut some_full = false;
+    loop {
+        let Some((tunnel, permit)) = choose(&mut tunnels, &mut some_full) else {
+            return Err(if some_full {
+                Failure::Overloaded(key)
+            } else {
+                Failure::NoAgent(key)
+            });
+        };
+        let out_of_patience = async {
+            upload.ended().await;
+            tokio::time::sleep(patience).await;
+        };
+        let sent = tokio::select! {
+            sent = tunnel.end.send(request) => sent,
+            () = out_of_patience => return Err(Failure::NoAnswer { seconds: patience.as_secs() }),
+        };
+        match sent {
+            Ok(response) => {
+                let early = !upload.has_ended();
+                let response = response.map(|incoming| ResponseBody::relayed(incoming, permit));
+                return Ok(Answer { response, early });
+            }
+            // Not a byte of it left, so it cannot have been acted on.
+            Err(SendError::Unsent(unsent)) => request = *unsent,
+            Err(SendError::Lost(error)) => {
+                tracing::info!(%request_id, agent = %key, error = %chain(&error), "request lost with its stream");
+                return Err(Failure::TunnelLost);
+            }
+        }
+    }
+}
+
+/// Of two tunnels picked at random, the one with fewer requests in flight; of the rest, any that is not full.
+/// What is chosen or full leaves the list.
+fn choose(
+    tunnels: &mut Vec<Arc<Tunnel>>,
+    some_full: &mut bool,
+) -> Option<(Arc<Tunnel>, StreamPermit)> {
+    while !tunnels.is_empty() {
+        let [a, b] = [(); 2].map(|()| fastrand::usize(..tunnels.len()));
+        let load = |i: usize| tunnels.get(i).map(|tunnel| tunnel.end.in_flight());
+        let tunnel = tunnels.swap_remove(if load(b) < load(a) { b } else { a });
+        match tunnel.end.permit() {
+            Some(permit) => return Some((tunnel, permit)),
+            None => *some_full = true,
+        }
+    }
+    None
+}
+
+fn tunnel_uri(target: PathAndQuery) -> Result<Uri, Failure> {
+    let uri = Uri::builder()
+        .scheme(Scheme::HTTP)
+        .authority(RELAY_AUTHORITY)
+        .path_and_query(target);
+    uri.build().map_err(|_| Failure::NotOriginForm)
+}
+
+/// A value that we made ourselves: names and ids are plain ASCII.
+pub(crate) fn ours(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("invalid"))
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// What the server sends into a tunnel.
+pub(crate) enum RequestBody {
+    /// A caller's body.
+    Caller(CallerBody),
+    /// A control request has none.
+    Empty,
+}
+
+/// A caller's body, which tells when all of it has gone.
+pub(crate) struct CallerBody {
+    incoming: Incoming,
+    upload: Arc<Upload>,
+}
+
+impl Drop for CallerBody {
+    fn drop(&mut self) {
+        self.upload.set_over();
+    }
+}
+
+/// Whether the caller's body is still being sent.
+#[derive(Default)]
+struct Upload {
+    /// Nobody waits for more of it: it was sent, or given up.
+    over: AtomicBool,
+    /// All of it was sent.
+    complete: AtomicBool,
+    changed: Notify,
+}
+
+impl Upload {
+    fn set_over(&self) {
+        self.over.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    fn has_ended(&self) -> bool {
+        self.complete.load(Ordering::Acquire)
+    }
+
+    async fn ended(&self) {
+        let changed = self.changed.notified();
+        let mut changed = std::pin::pin!(changed);
+        changed.as_mut().enable();
+        if !self.over.load(Ordering::Acquire) {
+            changed.await;
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Self::Caller(body) = self.get_mut() else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(&mut body.incoming).poll_frame(cx));
+        if frame.is_none() || body.incoming.is_end_stream() {
+            body.upload.complete.store(true, Ordering::Release);
+            body.upload.set_over();
+        }
+        Poll::Ready(frame.map(|frame| frame.map(hop::clean_trailers)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Caller(body) => {
+                let ended = body.incoming.is_end_stream();
+                if ended {
+                    body.upload.complete.store(true, Ordering::Release);
+                    body.upload.set_over();
+                }
+                ended
+            }
+            Self::Empty => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Caller(body) => body.incoming.size_hint(),
+            Self::Empty => SizeHint::with_exact(0),
+        }
+    }
+}
+
+/// What a caller receives.
+pub(crate) enum ResponseBody {
+    Text(Full<Bytes>),
+    /// The agent's answer; the permit keeps the stream counted until it has ended.
+    Relayed(
+        Watched<Incoming>,
+        #[expect(dead_code, reason = "held for its drop")] StreamPermit,
+    ),
+}
+
+impl ResponseBody {
+    fn relayed(incoming: Incoming, permit: StreamPermit) -> Self {
+        Self::Relayed(Watched::new(incoming), permit)
+    }
+}
+
+impl From<String> for ResponseBody {
+    fn from(text: String) -> Self {
+        Self::Text(Full::new(text.into()))
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Text(text) => Pin::new(text)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(|never| match never {}))),
+            Self::Relayed(body, _) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map(hop::clean_trailers))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_end_stream(),
+            Self::Relayed(body, _) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Text(text) => text.size_hint(),
+            Self::Relayed(body, _) => body.size_hint(),
+        }
+    }
+}
