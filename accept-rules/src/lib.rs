@@ -1,7 +1,65 @@
-//! Under construction.
+//! May this request pass? Rules read from `accept.json`, and the verdict that they give.
+//!
+//! # The rules
+//! An accept file is JSON, with comments if need be, or YAML: two lists, `private` for what callers
+//! may ask of origins, `public` for what local applications may send towards the server.
+//! The first rule that matches allows a request; no match, no list and no file deny it.
+//!
+//! | key | means | default |
+//! |---|---|---|
+//! | `method` | the method, in either case; `any` is all but `CONNECT` and `TRACE` | `GET` |
+//! | `path` | as in path-to-regexp 1.9: `:name`, `:name?`, `:name*`, `:name+`, `:name(regex)`, `(regex)`, and `*` for anything, slashes included; letters match in either case, one slash at the end is optional | `/` |
+//! | `origin` | where it goes, such as `https://sonarqube.internal` or `${SONARQUBE_URL}`; the path is put right behind it | required in `private` |
+//! | `auth` | the credential that replaces the caller's: `scheme` `token`, `bearer`, `basic` or `raw`, with `token`, or for `basic` with `username` and `password` | the caller's own |
+//! | `//`, `stream` | nothing | |
+//!
+//! `${NAME}` stands for a variable in `origin` and `auth`. Userinfo in an origin is a credential too,
+//! and is never part of the origin's text. A key that is unknown, or whose meaning is not enforced,
+//! makes the file refused: to ignore it would allow more than the file says.
+//!
+//! # The types
+//! [`RequestTarget`] is a method and a target that no server can read two ways; [`RuleSet`] decides
+//! on it, and nothing else can be asked. A verdict owns the request that it is about, so what is
+//! sent is what was judged.
+//!
+//! # What this crate does not do
+//! It opens no file and no socket, reads no clock and no environment variable, and expands nothing
+//! by itself: texts with variables go out as they were written, and the caller resolves them by rule.
+//!
+//! ```
+//! use accept_rules::{Decision, EncodedSlash, List, Request, RequestTarget, RuleFile, RuleSet};
+//!
+//! let file = RuleFile::parse(
+//!     r#"{"private": [{"path": "/api/issues/*", "origin": "${SONARQUBE_URL}"}]}"#,
+//! )?;
+//! let rules = RuleSet::compile(&file, List::Private, |_origin| EncodedSlash::Data);
+//! let ask = |path| -> Result<_, accept_rules::TargetError> {
+//!     let target = RequestTarget::new(&http::Method::GET, path)?;
+//!     let (headers, now) = (http::HeaderMap::new(), std::time::SystemTime::UNIX_EPOCH);
+//!     Ok(rules.decide(Request { target, headers, caller: "proxy".into(), now }))
+//! };
+//! assert!(matches!(ask("/api/issues/search")?, Decision::Allow(_)));
+//! assert!(matches!(ask("/api/users")?, Decision::Deny(_)));
+//! assert!(ask("/api/issues/..%2fusers").is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![warn(clippy::wildcard_enum_match_arm)]
 
+mod decision;
+mod document;
+mod file;
+mod origin;
+mod path_pattern;
+mod rule;
+mod rule_set;
 mod target;
 mod template;
-pub use target::*;
-pub use template::*;
+
+pub use decision::{Allowed, AllowedParts, Decision, Denied, DenyReason};
+pub use file::{FileError, FileErrors, FileWarning, MAX_FILE_LEN, Place, Problem, RuleFile};
+pub use origin::{Origin, OriginError, OriginTemplate, split_userinfo};
+pub use path_pattern::PathPatternError;
+pub use rule::{Auth, EncodedSlash, List, Rule, RuleIndex};
+pub use rule_set::{Request, RuleSet};
+pub use target::{MAX_TARGET_LEN, RequestTarget, TargetError};
+pub use template::{MissingVariable, Template, TemplateError};

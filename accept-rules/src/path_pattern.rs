@@ -6,6 +6,8 @@ use regex::bytes;
 use regex::{Captures, Regex};
 use thiserror::Error;
 
+use crate::target::MAX_TARGET_LEN;
+
 mod group;
 
 /// Largest compiled pattern, in bytes: far above any path in use, and a file of thousands of rules
@@ -40,6 +42,9 @@ enum Tail {
 impl PathPattern {
     /// Reads a rule's path, which starts with `/`.
     pub(crate) fn parse(path: &str) -> Result<Self, PathPatternError> {
+        if path.len() > MAX_TARGET_LEN {
+            return Err(PathPatternError::TooLarge);
+        }
         let tokens = tokenize(path)?;
         let literal = match tokens.first() {
             Some(Token::Literal(text)) => text.as_str(),
@@ -95,7 +100,7 @@ pub enum PathPatternError {
         /// The text between the two parameters.
         text: String,
     },
-    /// The path compiles to more than [`COMPILED_SIZE_LIMIT`].
+    /// The path is longer than any target, or compiles to more than is reasonable.
     #[error("the pattern is too large: use fewer repetitions")]
     TooLarge,
     /// Anything else that the expression compiler refuses.
@@ -276,16 +281,14 @@ fn compile(tokens: &[Token]) -> Result<bytes::Regex, PathPatternError> {
 }
 
 fn refused(error: regex::Error) -> PathPatternError {
-    match error {
-        regex::Error::CompiledTooBig(_) => PathPatternError::TooLarge,
-        // The last line says what is wrong; those before draw the expression, which is ours.
-        error => {
-            let text = error.to_string();
-            let found = text.lines().last().unwrap_or_default();
-            PathPatternError::Other {
-                found: found.trim_start_matches("error: ").to_owned(),
-            }
-        }
+    if matches!(error, regex::Error::CompiledTooBig(_)) {
+        return PathPatternError::TooLarge;
+    }
+    // The last line says what is wrong; those before draw the expression, which is ours.
+    let text = error.to_string();
+    let found = text.lines().last().unwrap_or_default();
+    PathPatternError::Other {
+        found: found.trim_start_matches("error: ").to_owned(),
     }
 }
 

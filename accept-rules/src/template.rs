@@ -42,6 +42,35 @@ impl Template {
         })
     }
 
+    /// The text before and after the first `separator` that is not part of a variable.
+    pub(crate) fn split_once(&self, separator: char) -> Option<(Self, Self)> {
+        let (index, before, after) = self.parts.iter().enumerate().find_map(|(index, part)| {
+            let Part::Literal(text) = part else {
+                return None;
+            };
+            text.split_once(separator)
+                .map(|(before, after)| (index, before, after))
+        })?;
+        let literal = |text: &str| (!text.is_empty()).then(|| Part::Literal(text.into()));
+        let first = self
+            .parts
+            .iter()
+            .take(index)
+            .cloned()
+            .chain(literal(before));
+        let second = literal(after)
+            .into_iter()
+            .chain(self.parts.iter().skip(index + 1).cloned());
+        Some((
+            Self {
+                parts: first.collect(),
+            },
+            Self {
+                parts: second.collect(),
+            },
+        ))
+    }
+
     /// The names of the variables, in order, repeated as often as they stand in the text.
     pub fn variables(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {

@@ -1,0 +1,806 @@
+//! The text of an accept file, read into rules; every error names list, rule, field and fix.
+
+use std::collections::HashSet;
+
+use http::Method;
+use thiserror::Error;
+
+use crate::document::Node;
+use crate::origin::{OriginTemplate, split_userinfo};
+use crate::path_pattern::PathPattern;
+use crate::rule::{Auth, EncodedSlash, List, Rule, RuleIndex};
+use crate::template::Template;
+use error::{nearest, quoted};
+
+mod error;
+
+pub use error::{FileError, FileErrors, Place, Problem};
+
+/// Longest accept file, in bytes; the largest in use have 72 KiB.
+pub const MAX_FILE_LEN: usize = 10 << 20;
+
+/// The methods that a rule can name. Not `CONNECT`, which is no request to an origin, nor `TRACE`,
+/// whose answer repeats the credential that was put in.
+const METHODS: &[&str] = &[
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "PATCH",
+    "DELETE",
+    "OPTIONS",
+    "PROPFIND",
+    "PROPPATCH",
+    "MKCOL",
+    "COPY",
+    "MOVE",
+    "LOCK",
+    "UNLOCK",
+    "REPORT",
+    "SEARCH",
+    "MERGE",
+    "MKACTIVITY",
+    "CHECKOUT",
+    "PURGE",
+];
+
+const LIST_KEYS: &[&str] = &["private", "public"];
+const RULE_KEYS: &[&str] = &["method", "path", "origin", "auth", "valid", "stream"];
+const AUTH_KEYS: &[&str] = &["scheme", "token", "username", "password"];
+const AUTH_SCHEMES: &[&str] = &["token", "bearer", "basic", "raw"];
+
+/// Keys with a meaning elsewhere that is not enforced here: to ignore them would allow more.
+const UNSUPPORTED_RULE_KEYS: &[&str] = &["valid", "headers", "requiredCapabilities"];
+
+/// An accept file: two lists of rules, checked, and not expanded yet.
+#[derive(Clone, Debug)]
+pub struct RuleFile {
+    private: Box<[Rule]>,
+    public: Box<[Rule]>,
+    warnings: Box<[FileWarning]>,
+}
+
+impl RuleFile {
+    /// Reads JSON, with or without comments, when the first character that is no space and no
+    /// comment is a `{`, and YAML otherwise.
+    ///
+    /// # Errors
+    /// All that is wrong with the file.
+    pub fn parse(text: &str) -> Result<Self, FileErrors> {
+        if text.len() > MAX_FILE_LEN {
+            return Err(FileErrors::one(Problem::TooLong { len: text.len() }));
+        }
+        let document =
+            Node::read(text).map_err(|found| FileErrors::one(Problem::Syntax { found }))?;
+        let mut errors = FileErrors::default();
+        let mut warnings = Vec::new();
+        let [private, public] = read_lists(&document, &mut errors, &mut warnings);
+        if errors.is_empty() {
+            Ok(Self {
+                private: private.into(),
+                public: public.into(),
+                warnings: warnings.into(),
+            })
+        } else {
+            Err(errors)
+        }
+    }
+
+    /// The rules of one list, in order.
+    pub fn rules(&self, list: List) -> &[Rule] {
+        match list {
+            List::Private => &self.private,
+            List::Public => &self.public,
+        }
+    }
+
+    /// What the operator should know, though the file is in force.
+    pub fn warnings(&self) -> &[FileWarning] {
+        &self.warnings
+    }
+}
+
+/// Something in the file that has no effect.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum FileWarning {
+    /// A key beside the two lists.
+    #[error("the key {} has no meaning here and is ignored", quoted(.key))]
+    UnknownKey {
+        /// The key.
+        key: String,
+    },
+}
+
+type Entries = [(String, Node)];
+
+fn read_lists(
+    document: &Node,
+    errors: &mut FileErrors,
+    warnings: &mut Vec<FileWarning>,
+) -> [Vec<Rule>; 2] {
+    let mut lists: [Vec<Rule>; 2] = Default::default();
+    let Node::Map(entries) = document else {
+        errors.push(
+            Place::File,
+            part_kind(
+                "the file",
+                "an object with \"private\" and \"public\"",
+                document,
+            ),
+        );
+        return lists;
+    };
+    if let Some(version) = find(entries, "version") {
+        // Its rules may have another form, so there is nothing else to say about them.
+        errors.push(
+            Place::File,
+            Problem::Version {
+                found: version_text(version),
+            },
+        );
+        return lists;
+    }
+    report_duplicates(entries, Place::File, errors);
+    let [private, public] = &mut lists;
+    for (key, value) in entries {
+        match key.as_str() {
+            "//" => {}
+            "private" => *private = read_list(List::Private, value, errors),
+            "public" => *public = read_list(List::Public, value, errors),
+            _ => match nearest(key, LIST_KEYS) {
+                None => warnings.push(FileWarning::UnknownKey { key: key.clone() }),
+                suggestion => {
+                    errors.push(
+                        Place::File,
+                        Problem::UnknownKey {
+                            key: key.clone(),
+                            suggestion,
+                        },
+                    );
+                }
+            },
+        }
+    }
+    lists
+}
+
+fn read_list(list: List, value: &Node, errors: &mut FileErrors) -> Vec<Rule> {
+    let Node::List(rules) = value else {
+        errors.push(
+            Place::List(list),
+            part_kind("the value", "a list of rules", value),
+        );
+        return Vec::new();
+    };
+    let indexes = (0..).map(RuleIndex);
+    indexes
+        .zip(rules)
+        .filter_map(|(index, rule)| {
+            RuleReader {
+                list,
+                index,
+                errors,
+            }
+            .read(rule)
+        })
+        .collect()
+}
+
+/// Reads one rule; whatever is wrong goes to `errors`, and reading goes on.
+struct RuleReader<'a> {
+    list: List,
+    index: RuleIndex,
+    errors: &'a mut FileErrors,
+}
+
+impl RuleReader<'_> {
+    fn read(mut self, rule: &Node) -> Option<Rule> {
+        let Node::Map(entries) = rule else {
+            self.refuse(part_kind("the rule", "an object", rule));
+            return None;
+        };
+        self.check_keys(entries);
+        let method = self.read_method(entries);
+        let path = self.read_path(entries);
+        let auth = self.read_auth(entries);
+        let (origin, userinfo) = self.read_origin(entries)?;
+        let (path, pattern) = path?;
+        Some(Rule {
+            method: method?,
+            path,
+            pattern,
+            origin,
+            auth: auth.or(userinfo),
+            encoded_slash: EncodedSlash::Data,
+        })
+    }
+
+    fn refuse(&mut self, problem: Problem) {
+        self.errors
+            .push(Place::Rule(self.list, self.index), problem);
+    }
+
+    fn check_keys(&mut self, entries: &Entries) {
+        report_duplicates(entries, Place::Rule(self.list, self.index), self.errors);
+        for (key, _) in entries {
+            if let Some(key) = UNSUPPORTED_RULE_KEYS.iter().find(|known| *known == key) {
+                self.refuse(Problem::UnsupportedKey { key });
+            } else if key != "//" && !RULE_KEYS.contains(&key.as_str()) {
+                self.refuse(Problem::UnknownKey {
+                    key: key.clone(),
+                    suggestion: nearest(key, RULE_KEYS),
+                });
+            }
+        }
+    }
+
+    /// `Some(None)` is `any`.
+    fn read_method(&mut self, entries: &Entries) -> Option<Option<Method>> {
+        let Some(value) = find(entries, "method") else {
+            return Some(Some(Method::GET));
+        };
+        let text = self.text("method", value)?;
+        if text.eq_ignore_ascii_case("any") {
+            return Some(None);
+        }
+        let known = METHODS
+            .iter()
+            .find(|known| known.eq_ignore_ascii_case(text));
+        match known.and_then(|known| known.parse().ok()) {
+            Some(method) => Some(Some(method)),
+            None => {
+                let suggestion = nearest(text, METHODS);
+                self.refuse(Problem::UnknownMethod {
+                    found: text.to_owned(),
+                    suggestion,
+                });
+                None
+            }
+        }
+    }
+
+    fn read_path(&mut self, entries: &Entries) -> Option<(Box<str>, PathPattern)> {
+        let text = match find(entries, "path") {
+            Some(value) => self.text("path", value)?,
+            None => "",
+        };
+        let path = if text.starts_with('/') {
+            text.to_owned()
+        } else {
+            format!("/{text}")
+        };
+        match PathPattern::parse(&path) {
+            Ok(pattern) => Some((path.into(), pattern)),
+            Err(error) => {
+                self.refuse(Problem::Path { path, error });
+                None
+            }
+        }
+    }
+
+    fn read_origin(&mut self, entries: &Entries) -> Option<(Option<OriginTemplate>, Option<Auth>)> {
+        let text = match find(entries, "origin") {
+            Some(value) => self.text("origin", value)?,
+            None => "",
+        };
+        match (text, self.list) {
+            ("", List::Public) => return Some((None, None)),
+            ("", List::Private) => {
+                self.refuse(Problem::MissingOrigin);
+                return None;
+            }
+            _ => {}
+        }
+        let (userinfo, rest) = split_userinfo(text);
+        let auth = userinfo.map(|userinfo| self.read_userinfo(userinfo));
+        match OriginTemplate::parse(&rest) {
+            Ok(origin) => Some((
+                Some(origin),
+                auth.map_or(Some(None), |auth| auth.map(Some))?,
+            )),
+            Err(error) => {
+                self.refuse(Problem::Origin(error));
+                None
+            }
+        }
+    }
+
+    fn read_userinfo(&mut self, userinfo: &str) -> Option<Auth> {
+        if userinfo.is_empty() {
+            self.refuse(Problem::EmptyUserinfo);
+            return None;
+        }
+        let userinfo = self.template("origin", userinfo)?;
+        Some(match userinfo.split_once(':') {
+            Some((username, password)) => Auth::UserinfoBasic { username, password },
+            None => Auth::Userinfo(userinfo),
+        })
+    }
+
+    fn read_auth(&mut self, entries: &Entries) -> Option<Auth> {
+        let value = find(entries, "auth")?;
+        let Node::Map(fields) = value else {
+            self.refuse(field_kind("auth", "an object", value));
+            return None;
+        };
+        report_duplicates(fields, Place::Rule(self.list, self.index), self.errors);
+        for (key, _) in fields {
+            if key != "//" && !AUTH_KEYS.contains(&key.as_str()) {
+                self.refuse(Problem::UnknownKey {
+                    key: key.clone(),
+                    suggestion: nearest(key, AUTH_KEYS),
+                });
+            }
+        }
+        let scheme = self.read_scheme(fields)?;
+        let token = self.credential(fields, "token");
+        let username = self.credential(fields, "username");
+        let password = self.credential(fields, "password");
+        match (scheme, token, username, password) {
+            ("token", Some(token), None, None) => Some(Auth::Token(token?)),
+            ("bearer", Some(token), None, None) => Some(Auth::Bearer(token?)),
+            ("raw", Some(token), None, None) => Some(Auth::Raw(token?)),
+            ("basic", Some(token), None, None) => Some(Auth::BasicToken(token?)),
+            ("basic", None, Some(username), Some(password)) => Some(Auth::Basic {
+                username: username?,
+                password: password?,
+            }),
+            ("basic", ..) => {
+                let needs = "either \"token\" or both \"username\" and \"password\"";
+                self.refuse(Problem::AuthFields { scheme, needs });
+                None
+            }
+            _ => {
+                self.refuse(Problem::AuthFields {
+                    scheme,
+                    needs: "\"token\" and nothing else",
+                });
+                None
+            }
+        }
+    }
+
+    fn read_scheme(&mut self, fields: &Entries) -> Option<&'static str> {
+        let text = match find(fields, "scheme") {
+            Some(value) => self.text("scheme", value)?,
+            None => "",
+        };
+        let known = AUTH_SCHEMES.iter().find(|known| **known == text).copied();
+        if known.is_none() {
+            let suggestion = nearest(text, AUTH_SCHEMES);
+            self.refuse(Problem::UnknownScheme {
+                found: text.to_owned(),
+                suggestion,
+            });
+        }
+        known
+    }
+
+    /// `None` where the field is missing, `Some(None)` where it is refused.
+    fn credential(&mut self, fields: &Entries, field: &'static str) -> Option<Option<Template>> {
+        let value = find(fields, field)?;
+        Some(
+            self.text(field, value)
+                .and_then(|text| self.template(field, text)),
+        )
+    }
+
+    fn template(&mut self, field: &'static str, text: &str) -> Option<Template> {
+        Template::parse(text)
+            .map_err(|error| self.refuse(Problem::Credential { field, error }))
+            .ok()
+    }
+
+    fn text<'n>(&mut self, field: &'static str, value: &'n Node) -> Option<&'n str> {
+        let expected = match value {
+            Node::Text(text) => return Some(text),
+            Node::Number(_) | Node::Boolean => "a text in quotes",
+            Node::Null | Node::List(_) | Node::Map(_) => "a text",
+        };
+        self.refuse(field_kind(field, expected, value));
+        None
+    }
+}
+
+fn find<'a>(entries: &'a Entries, key: &str) -> Option<&'a Node> {
+    entries
+        .iter()
+        .find(|(name, _)| name == key)
+        .map(|(_, value)| value)
+}
+
+fn report_duplicates(entries: &Entries, place: Place, errors: &mut FileErrors) {
+    let mut seen = HashSet::new();
+    for (key, _) in entries {
+        if !seen.insert(key) {
+            errors.push(place, Problem::DuplicateKey { key: key.clone() });
+        }
+    }
+}
+
+fn part_kind(part: &'static str, expected: &'static str, value: &Node) -> Problem {
+    Problem::PartKind {
+        part,
+        expected,
+        found: value.kind(),
+    }
+}
+
+fn field_kind(field: &'static str, expected: &'static str, value: &Node) -> Problem {
+    Problem::FieldKind {
+        field,
+        expected,
+        found: value.kind(),
+    }
+}
+
+fn version_text(version: &Node) -> String {
+    match version {
+        Node::Number(number) => number.clone(),
+        Node::Text(text) => quoted(text),
+        Node::Null | Node::Boolean | Node::List(_) | Node::Map(_) => version.kind().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ORIGIN: &str = r#""origin": "https://host""#;
+
+    fn errors(text: &str) -> String {
+        RuleFile::parse(text).unwrap_err().to_string()
+    }
+
+    /// What is wrong with a rule that has `fields`.
+    fn rule_error(fields: &str) -> String {
+        errors(&format!(r#"{{"private": [{{{fields}}}]}}"#))
+    }
+
+    fn rule(fields: &str) -> Rule {
+        let file = RuleFile::parse(&format!(r#"{{"private": [{{{fields}}}]}}"#)).unwrap();
+        file.rules(List::Private)[0].clone()
+    }
+
+    /// What a rule's credential expands to, each variable to its name.
+    fn expanded_auth(fields: &str) -> (&'static str, String) {
+        let expand = |text: &Template| text.expand(|name| Some(name.to_owned())).unwrap();
+        match rule(fields).auth() {
+            None => ("none", String::new()),
+            Some(Auth::Token(text)) => ("token", expand(text)),
+            Some(Auth::Bearer(text)) => ("bearer", expand(text)),
+            Some(Auth::BasicToken(text)) => ("basic-token", expand(text)),
+            Some(Auth::Raw(text)) => ("raw", expand(text)),
+            Some(Auth::Userinfo(text)) => ("userinfo", expand(text)),
+            Some(Auth::Basic { username, password }) => (
+                "basic",
+                format!("{}|{}", expand(username), expand(password)),
+            ),
+            Some(Auth::UserinfoBasic { username, password }) => (
+                "userinfo-basic",
+                format!("{}|{}", expand(username), expand(password)),
+            ),
+        }
+    }
+
+    #[test]
+    fn a_rule_has_defaults() {
+        let rule = rule(ORIGIN);
+        assert_eq!(rule.method(), Some(&Method::GET));
+        assert_eq!(rule.path(), "/");
+        assert!(rule.auth().is_none());
+    }
+
+    #[test]
+    fn methods_are_read_in_either_case() {
+        let method = |text: &str| rule(&format!(r#"{ORIGIN}, "method": "{text}""#)).method;
+        assert_eq!(method("post"), Some(Method::POST));
+        assert_eq!(method("PropFind").unwrap().as_str(), "PROPFIND");
+        assert_eq!(method("any"), None);
+        assert_eq!(method("ANY"), None);
+    }
+
+    #[test]
+    fn a_path_gets_its_leading_slash() {
+        let path = |text: &str| rule(&format!(r#"{ORIGIN}, "path": "{text}""#)).path;
+        assert_eq!(&*path("_apis/x"), "/_apis/x");
+        assert_eq!(&*path("/x"), "/x");
+        assert_eq!(&*path(""), "/");
+    }
+
+    #[test]
+    fn comments_and_stream_are_ignored_in_a_rule() {
+        rule(&format!(r#"{ORIGIN}, "//": ["why"], "stream": true"#));
+    }
+
+    #[test]
+    fn each_scheme_has_its_fields() {
+        let auth = |fields: &str| expanded_auth(&format!(r#"{ORIGIN}, "auth": {{{fields}}}"#));
+        assert_eq!(
+            auth(r#""scheme": "token", "token": "${T}""#),
+            ("token", "T".into())
+        );
+        assert_eq!(
+            auth(r#""scheme": "bearer", "token": " ${T}:", "//": 1"#),
+            ("bearer", " T:".into())
+        );
+        assert_eq!(
+            auth(r#""scheme": "raw", "token": "Key ${T}""#),
+            ("raw", "Key T".into())
+        );
+        assert_eq!(
+            auth(r#""scheme": "basic", "token": "${T}:""#),
+            ("basic-token", "T:".into())
+        );
+        assert_eq!(
+            auth(r#""scheme": "basic", "username": "${U}", "password": """#),
+            ("basic", "U|".into())
+        );
+    }
+
+    #[test]
+    fn userinfo_is_a_credential_and_never_stands_in_the_origin() {
+        for (origin, kind, credential, rest) in [
+            ("https://${T}@host/x", "userinfo", "T", "https://host/x"),
+            ("${T}@${HOST}", "userinfo", "T", "${HOST}"),
+            (
+                "https://${U}:${P}@host",
+                "userinfo-basic",
+                "U|P",
+                "https://host",
+            ),
+            (
+                "https://u:p:q@host",
+                "userinfo-basic",
+                "u|p:q",
+                "https://host",
+            ),
+            (
+                "https://x${U}y:@host",
+                "userinfo-basic",
+                "xUy|",
+                "https://host",
+            ),
+        ] {
+            let fields = format!(r#""origin": "{origin}""#);
+            assert_eq!(
+                expanded_auth(&fields),
+                (kind, credential.to_owned()),
+                "{origin}"
+            );
+            assert_eq!(rule(&fields).origin().unwrap().as_str(), rest);
+        }
+    }
+
+    #[test]
+    fn the_auth_of_a_rule_wins_over_userinfo() {
+        let fields = r#""origin": "https://${T}@host", "auth": {"scheme": "bearer", "token": "b"}"#;
+        assert_eq!(expanded_auth(fields), ("bearer", "b".into()));
+        assert_eq!(rule(fields).origin().unwrap().as_str(), "https://host");
+    }
+
+    #[test]
+    fn a_public_rule_needs_no_origin() {
+        let file =
+            RuleFile::parse(r#"{"public": [{"method": "any", "path": "/*", "origin": ""}]}"#);
+        let file = file.unwrap();
+        assert!(file.rules(List::Public)[0].origin().is_none());
+        assert!(file.rules(List::Private).is_empty());
+    }
+
+    #[test]
+    fn missing_lists_are_empty_and_other_keys_are_warned_about() {
+        let file = RuleFile::parse(r#"{"//": "x", "owner": "team-a"}"#).unwrap();
+        assert!(file.rules(List::Private).is_empty() && file.rules(List::Public).is_empty());
+        let warnings: Vec<_> = file.warnings().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            warnings,
+            ["the key \"owner\" has no meaning here and is ignored"]
+        );
+    }
+
+    #[test]
+    fn yaml_is_read_like_json() {
+        let yaml =
+            "private:\n- path: /a\n  origin: ${URL}\n  auth: {scheme: bearer, token: '${T}'}\n";
+        let file = RuleFile::parse(yaml).unwrap();
+        let [rule] = file.rules(List::Private) else {
+            panic!("one rule")
+        };
+        assert_eq!(
+            (rule.path(), rule.origin().unwrap().as_str()),
+            ("/a", "${URL}")
+        );
+        let twice = errors("private:\n- path: /a\n  path: /b\n  origin: h\n");
+        assert_eq!(twice, "private[0]: the key \"path\" is given twice");
+    }
+
+    #[test]
+    fn an_error_names_rule_field_value_and_fix() {
+        for (fields, error) in [
+            (
+                r#""method": "GTE""#,
+                r#"unknown method "GTE" (did you mean "GET"?)"#,
+            ),
+            (r#""method": "TRACE""#, r#"unknown method "TRACE""#),
+            (
+                r#""method": 1"#,
+                r#""method" must be a text in quotes, but it is a number"#,
+            ),
+            (
+                r#""path": []"#,
+                r#""path" must be a text, but it is a list"#,
+            ),
+            (
+                r#""path": "/(a\\1)""#,
+                r#""path" "/(a\\1)": the group "(a\1)" has the backreference "\1""#,
+            ),
+            (
+                r#""vaild": []"#,
+                r#"unknown key "vaild" (did you mean "valid"?)"#,
+            ),
+            (
+                r#""Path": "/x""#,
+                r#"unknown key "Path" (did you mean "path"?)"#,
+            ),
+            (r#""colour": 1"#, r#"unknown key "colour""#),
+            (
+                r#""valid": []"#,
+                r#""valid" is not supported by this version; the rule would allow more than it says"#,
+            ),
+            (
+                r#""headers": {}"#,
+                r#""headers" is not supported by this version; the rule would allow more than it says"#,
+            ),
+            (
+                r#""path": "/a", "path": "/b""#,
+                r#"the key "path" is given twice"#,
+            ),
+            (
+                r#""auth": "x""#,
+                r#""auth" must be an object, but it is a text"#,
+            ),
+            (r#""auth": {"token": "x"}"#, r#""auth": unknown scheme """#),
+            (
+                r#""auth": {"scheme": "Bearer", "token": "x"}"#,
+                r#""auth": unknown scheme "Bearer" (did you mean "bearer"?)"#,
+            ),
+            (
+                r#""auth": {"scheme": "bearer"}"#,
+                r#""auth": the scheme "bearer" needs "token" and nothing else"#,
+            ),
+            (
+                r#""auth": {"scheme": "basic", "username": "x"}"#,
+                r#""auth": the scheme "basic" needs either "token" or both "username" and "password""#,
+            ),
+            (
+                r#""auth": {"scheme": "raw", "token": "a", "tokn": "b"}"#,
+                r#"unknown key "tokn" (did you mean "token"?)"#,
+            ),
+            (
+                r#""auth": {"scheme": "raw", "token": "a", "token": "b"}"#,
+                r#"the key "token" is given twice"#,
+            ),
+            (
+                r#""auth": {"scheme": "raw", "token": "${T:x}"}"#,
+                r#""token": "${T:…}" is not supported: only "${NAME}" is, without a default or a source"#,
+            ),
+        ] {
+            assert_eq!(
+                rule_error(&format!("{ORIGIN}, {fields}")),
+                format!("private[0]: {error}")
+            );
+        }
+    }
+
+    #[test]
+    fn a_bad_origin_is_refused_without_its_userinfo() {
+        for (origin, error) in [
+            (
+                "",
+                r#""origin" is missing: name where the request goes, such as "https://sonarqube.internal""#,
+            ),
+            (
+                "https://@host",
+                r#""origin": nothing stands before the "@""#,
+            ),
+            (
+                "ftp://${U}:hunter2@host",
+                r#""origin": the origin "ftp://host" has an unknown scheme: use "https://" or "http://""#,
+            ),
+            (
+                "https://${file:x}@host",
+                r#""origin": "${file:…}" is not supported: only "${NAME}" is, without a default or a source"#,
+            ),
+        ] {
+            let found = rule_error(&format!(r#""origin": "{origin}""#));
+            assert_eq!(found, format!("private[0]: {error}"));
+        }
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let text = r#"{
+            "privat": [],
+            "public": {},
+            "private": [
+                {"origin": "https://host"},
+                {"method": "GTE", "path": "/(", "auth": {"scheme": "bear"}},
+                "x"
+            ]
+        }"#;
+        assert_eq!(
+            errors(text),
+            "unknown key \"privat\" (did you mean \"private\"?)\n\
+             public: the value must be a list of rules, but it is an object\n\
+             private[1]: unknown method \"GTE\" (did you mean \"GET\"?)\n\
+             private[1]: \"auth\": unknown scheme \"bear\" (did you mean \"bearer\"?)\n\
+             private[1]: \"origin\" is missing: name where the request goes, such as \
+             \"https://sonarqube.internal\"\n\
+             private[2]: the rule must be an object, but it is a text"
+        );
+    }
+
+    #[test]
+    fn no_error_shows_a_credential() {
+        for fields in [
+            r#""origin": "https://user:hunter2@host:x""#,
+            r#""origin": "hunter2@host?q""#,
+            r#""origin": "https://${A:hunter2}@host""#,
+            r#""origin": "h", "auth": {"scheme": "basic", "token": "hunter2", "username": "hunter2"}"#,
+            r#""origin": "h", "auth": {"scheme": "raw", "token": "${A hunter2}"}"#,
+            r#""origin": "h", "auth": {"scheme": "raw", "token": ["hunter2"]}"#,
+        ] {
+            let error = rule_error(fields);
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_version_is_refused_before_anything_else_is_said() {
+        let refused = |version| errors(&format!(r#"{{"version": {version}, "private": [1]}}"#));
+        for (version, shown) in [
+            ("2", "2"),
+            ("1", "1"),
+            (r#""2""#, r#""2""#),
+            ("null", "nothing"),
+        ] {
+            let text = r#"is not supported: leave the key out for the form without a version"#;
+            assert_eq!(refused(version), format!(r#""version": {shown} {text}"#));
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_object_is_refused() {
+        for (text, kind) in [("", "nothing"), ("[]", "a list"), ("hello", "a text")] {
+            let error = format!(
+                r#"the file must be an object with "private" and "public", but it is {kind}"#
+            );
+            assert_eq!(errors(text), error);
+        }
+    }
+
+    #[test]
+    fn a_hostile_file_is_refused_in_bounds() {
+        assert_eq!(
+            errors(&" ".repeat(MAX_FILE_LEN + 1)),
+            "the file has 10485761 bytes, more than 10485760"
+        );
+        let many = errors(&format!(r#"{{"private": [{}]}}"#, "1,".repeat(1000)));
+        assert!(many.ends_with("\nand 900 more errors"), "{many}");
+        let long = rule_error(&format!(r#"{ORIGIN}, "method": "{}""#, "G".repeat(1 << 20)));
+        assert!(long.len() < 300, "{}", long.len());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_without_panic(text in any::<String>(), json in "[\\[\\]{}\":,a/*# \n-]{0,40}") {
+            let _ = RuleFile::parse(&text);
+            let _ = RuleFile::parse(&json);
+            let _ = RuleFile::parse(&format!("{{\"private\": [{{{json}}}]}}"));
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! What can be wrong with an accept file, and how it is said.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use super::MAX_FILE_LEN;
+use crate::origin::OriginError;
+use crate::path_pattern::PathPatternError;
+use crate::rule::{List, RuleIndex};
+use crate::template::TemplateError;
+
+/// How many errors are kept: enough to mend a file in one go, and a bound for a hostile one.
+const MAX_ERRORS: usize = 100;
+
+/// Longest value shown in an error, in characters.
+const MAX_SHOWN: usize = 60;
+
+/// Everything that is wrong with a file, one error a line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Error)]
+pub struct FileErrors {
+    errors: Vec<FileError>,
+    left_out: usize,
+}
+
+impl FileErrors {
+    /// The errors, in the file's order, the first hundred of them.
+    pub fn iter(&self) -> impl Iterator<Item = &FileError> {
+        self.errors.iter()
+    }
+
+    pub(super) fn one(problem: Problem) -> Self {
+        Self {
+            errors: vec![FileError {
+                place: Place::File,
+                problem,
+            }],
+            left_out: 0,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.errors.is_empty()
+    }
+
+    pub(super) fn push(&mut self, place: Place, problem: Problem) {
+        if self.errors.len() < MAX_ERRORS {
+            self.errors.push(FileError { place, problem });
+        } else {
+            self.left_out += 1;
+        }
+    }
+}
+
+impl fmt::Display for FileErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.errors.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{error}")?;
+        }
+        match self.left_out {
+            0 => Ok(()),
+            more => write!(f, "\nand {more} more errors"),
+        }
+    }
+}
+
+/// One thing that is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{place}{problem}")]
+pub struct FileError {
+    /// Where it is.
+    pub place: Place,
+    /// What it is.
+    pub problem: Problem,
+}
+
+/// A place in an accept file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The file as a whole.
+    File,
+    /// One of its lists.
+    List(List),
+    /// One rule of a list.
+    Rule(List, RuleIndex),
+}
+
+impl fmt::Display for Place {
+    /// With what separates it from the problem, which is nothing for the whole file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File => Ok(()),
+            Self::List(list) => write!(f, "{list}: "),
+            Self::Rule(list, index) => write!(f, "{list}[{index}]: "),
+        }
+    }
+}
+
+/// What can be wrong with an accept file. No message shows a credential.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// More bytes than [`MAX_FILE_LEN`].
+    #[error("the file has {len} bytes, more than {MAX_FILE_LEN}")]
+    TooLong {
+        /// Its length in bytes.
+        len: usize,
+    },
+    /// Neither JSON nor YAML.
+    #[error("{found}")]
+    Syntax {
+        /// What the parser says.
+        found: String,
+    },
+    /// A part of the file that has the wrong kind.
+    #[error("{part} must be {expected}, but it is {found}")]
+    PartKind {
+        /// The part.
+        part: &'static str,
+        /// What it has to be.
+        expected: &'static str,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A field whose value has the wrong kind.
+    #[error("{field:?} must be {expected}, but it is {found}")]
+    FieldKind {
+        /// The field.
+        field: &'static str,
+        /// What its value has to be.
+        expected: &'static str,
+        /// What it is.
+        found: &'static str,
+    },
+    /// A key that is there twice; readers differ in which one they take.
+    #[error("the key {} is given twice", quoted(.key))]
+    DuplicateKey {
+        /// The key.
+        key: String,
+    },
+    /// A key that means nothing; a mistyped condition must not be dropped.
+    #[error("unknown key {}{}", quoted(.key), Suggestion(.suggestion))]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// A known key like it.
+        suggestion: Option<&'static str>,
+    },
+    /// A key whose meaning is not enforced.
+    #[error("{key:?} is not supported by this version; the rule would allow more than it says")]
+    UnsupportedKey {
+        /// The key.
+        key: &'static str,
+    },
+    /// A form of the file that is not known, or not yet.
+    #[error(
+        "\"version\": {found} is not supported: leave the key out for the form without a version"
+    )]
+    Version {
+        /// The version.
+        found: String,
+    },
+    /// A method that no rule can allow.
+    #[error("unknown method {}{}", quoted(.found), Suggestion(.suggestion))]
+    UnknownMethod {
+        /// The method.
+        found: String,
+        /// A known method like it.
+        suggestion: Option<&'static str>,
+    },
+    /// A path that cannot be matched.
+    #[error("\"path\" {}: {error}", quoted(.path))]
+    Path {
+        /// The path.
+        path: String,
+        /// What is wrong with it.
+        error: PathPatternError,
+    },
+    /// A private rule without origin.
+    #[error(
+        "\"origin\" is missing: name where the request goes, such as \"https://sonarqube.internal\""
+    )]
+    MissingOrigin,
+    /// An origin that cannot be used.
+    #[error("\"origin\": {0}")]
+    Origin(OriginError),
+    /// An `@` with nothing before it.
+    #[error("\"origin\": nothing stands before the \"@\"")]
+    EmptyUserinfo,
+    /// A scheme of `auth` that is not known.
+    #[error("\"auth\": unknown scheme {}{}", quoted(.found), Suggestion(.suggestion))]
+    UnknownScheme {
+        /// The scheme.
+        found: String,
+        /// A known scheme like it.
+        suggestion: Option<&'static str>,
+    },
+    /// Fields of `auth` that do not fit its scheme.
+    #[error("\"auth\": the scheme {scheme:?} needs {needs}")]
+    AuthFields {
+        /// The scheme.
+        scheme: &'static str,
+        /// The fields that it needs.
+        needs: &'static str,
+    },
+    /// A text of `auth`, or an origin's userinfo, that cannot be expanded.
+    #[error("\"{field}\": {error}")]
+    Credential {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        error: TemplateError,
+    },
+}
+
+/// The known name that was probably meant.
+pub(super) fn nearest(word: &str, known: &[&'static str]) -> Option<&'static str> {
+    if word.len() > MAX_SHOWN {
+        return None;
+    }
+    let word = word.to_lowercase();
+    let distance = |name: &&'static str| strsim::osa_distance(&word, &name.to_lowercase());
+    let near = known.iter().min_by_key(|name| distance(name))?;
+    let limit = word.chars().count().div_ceil(3).min(2);
+    (distance(near) <= limit).then_some(near)
+}
+
+/// A value in quotes, escaped, and cut where it is too long to read.
+pub(super) fn quoted(value: &str) -> String {
+    match value.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{:?}", format!("{}…", value.get(..end).unwrap_or_default())),
+        None => format!("{value:?}"),
+    }
+}
+
+struct Suggestion<'a>(&'a Option<&'static str>);
+
+impl fmt::Display for Suggestion<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(known) => write!(f, " (did you mean {known:?}?)"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The rules in force, and the verdict that they give.
+
+use std::time::SystemTime;
+
+use http::HeaderMap;
+
+use crate::decision::{Allowed, AllowedParts, Decision, Denied, DenyReason};
+use crate::file::RuleFile;
+use crate::rule::{EncodedSlash, List, Rule, RuleIndex};
+use crate::target::RequestTarget;
+
+/// One list of rules, ready to decide: the first rule that matches allows, and no match is a deny.
+#[derive(Clone, Debug)]
+pub struct RuleSet {
+    rules: Box<[Rule]>,
+}
+
+impl RuleSet {
+    /// Takes one list of a file; `policy` says what a `%2F` is to an origin, by its text as written.
+    pub fn compile(file: &RuleFile, list: List, policy: impl Fn(&str) -> EncodedSlash) -> Self {
+        let with_policy = |rule: &Rule| {
+            let mut rule = rule.clone();
+            rule.encoded_slash = rule
+                .origin()
+                .map_or(EncodedSlash::Data, |origin| policy(origin.as_str()));
+            rule
+        };
+        Self {
+            rules: file.rules(list).iter().map(with_policy).collect(),
+        }
+    }
+
+    /// No rules: what is in force where there is no accept file.
+    pub fn deny_all() -> Self {
+        Self {
+            rules: Box::default(),
+        }
+    }
+
+    /// The rules in order; [`RuleIndex`] is a position in it.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// How many rules there are.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether there are none, so that everything is denied.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The verdict on `request`.
+    pub fn decide(&self, request: Request) -> Decision {
+        let Request {
+            target,
+            headers,
+            caller,
+            now: _,
+        } = request;
+        match self.rules.iter().position(|rule| rule.matches(&target)) {
+            Some(index) => {
+                let rule = RuleIndex(index);
+                Decision::Allow(Allowed {
+                    parts: AllowedParts {
+                        target,
+                        headers,
+                        rule,
+                        caller,
+                    },
+                })
+            }
+            None => {
+                let reason = if self.is_empty() {
+                    DenyReason::NoRules
+                } else {
+                    DenyReason::NoMatch
+                };
+                Decision::Deny(Denied {
+                    target,
+                    caller,
+                    reason,
+                })
+            }
+        }
+    }
+}
+
+/// Everything that a verdict may depend on.
+#[derive(Debug)]
+pub struct Request {
+    /// What is asked for.
+    pub target: RequestTarget,
+    /// The headers that would be sent, hop-by-hop and reserved ones removed.
+    pub headers: HeaderMap,
+    /// The name of who asks.
+    pub caller: Box<str>,
+    /// The time of the request: a rule set has no clock of its own.
+    pub now: SystemTime,
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rules_of(text: &str, policy: EncodedSlash) -> RuleSet {
+        RuleSet::compile(&RuleFile::parse(text).unwrap(), List::Private, |_| policy)
+    }
+
+    fn file(rules: &[(&str, &str)]) -> String {
+        let rule = |(method, path): &(&str, &str)| {
+            format!(r#"{{"method": "{method}", "path": "{path}", "origin": "https://host"}}"#)
+        };
+        format!(
+            r#"{{"private": [{}]}}"#,
+            rules.iter().map(rule).collect::<Vec<_>>().join(",")
+        )
+    }
+
+    fn request(method: &str, target: &str) -> Request {
+        let target = RequestTarget::new(&method.parse().unwrap(), target).unwrap();
+        Request {
+            target,
+            headers: HeaderMap::new(),
+            caller: "proxy".into(),
+            now: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    /// The index of the rule that allows, or the code of the reason to deny.
+    fn verdict(rules: &RuleSet, method: &str, target: &str) -> String {
+        match rules.decide(request(method, target)) {
+            Decision::Allow(allowed) => allowed.rule().to_string(),
+            Decision::Deny(denied) => denied.reason().code().to_owned(),
+        }
+    }
+
+    #[test]
+    fn without_rules_everything_is_denied() {
+        assert_eq!(verdict(&RuleSet::deny_all(), "GET", "/"), "no-rules");
+        assert_eq!(
+            verdict(
+                &rules_of(r#"{"private": []}"#, EncodedSlash::Data),
+                "GET",
+                "/"
+            ),
+            "no-rules"
+        );
+        let public = RuleFile::parse(r#"{"public": [{"method": "any", "path": "/*"}]}"#).unwrap();
+        let private = RuleSet::compile(&public, List::Private, |_| EncodedSlash::Data);
+        assert_eq!(verdict(&private, "GET", "/"), "no-rules");
+    }
+
+    #[test]
+    fn the_first_matching_rule_allows_and_no_match_denies() {
+        let text = file(&[
+            ("GET", "/a/:b"),
+            ("any", "/a/*"),
+            ("post", "/b"),
+            ("GET", "/a/b"),
+        ]);
+        let rules = rules_of(&text, EncodedSlash::Data);
+        for (method, target, expected) in [
+            ("GET", "/a/b", "0"),
+            ("GET", "/A/b/?c=d", "0"),
+            ("GET", "/a/b/c", "1"),
+            ("POST", "/a/b", "1"),
+            ("QUERY", "/a/b", "1"),
+            ("POST", "/b", "2"),
+            ("GET", "/b", "no-match"),
+            ("post", "/b", "no-match"),
+            ("get", "/a/b", "1"),
+            ("HEAD", "/a", "no-match"),
+            ("GET", "/", "no-match"),
+            ("TRACE", "/a/b", "no-match"),
+            ("CONNECT", "/a/b", "no-match"),
+        ] {
+            assert_eq!(
+                verdict(&rules, method, target),
+                expected,
+                "{method} {target}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_query_never_decides() {
+        let rules = rules_of(&file(&[("GET", "/a")]), EncodedSlash::Data);
+        for target in ["/a?", "/a?/../b", "/a?x=http://y"] {
+            assert_eq!(verdict(&rules, "GET", target), "0", "{target}");
+        }
+        assert_eq!(verdict(&rules, "GET", "/b?/a"), "no-match");
+    }
+
+    #[test]
+    fn an_origin_that_refuses_encoded_slashes_never_sees_one() {
+        let text = r#"{"private": [
+            {"path": "/api/*", "origin": "${GO}"},
+            {"path": "/api/p/*", "origin": "${OTHER}"}
+        ]}"#;
+        let refuse_go = |origin: &str| match origin {
+            "${GO}" => EncodedSlash::Refuse,
+            _ => EncodedSlash::Data,
+        };
+        let rules = RuleSet::compile(&RuleFile::parse(text).unwrap(), List::Private, refuse_go);
+        assert_eq!(verdict(&rules, "GET", "/api/p/x"), "0");
+        assert_eq!(verdict(&rules, "GET", "/api/p/x%2Fy"), "1");
+        assert_eq!(verdict(&rules, "GET", "/api/p/x%2fy"), "1");
+        assert_eq!(verdict(&rules, "GET", "/api/q/x%2Fy"), "no-match");
+        assert_eq!(verdict(&rules, "GET", "/api/q/x?y=%2F"), "0");
+    }
+
+    #[test]
+    fn an_allowed_request_is_the_one_that_was_judged() {
+        let rules = rules_of(&file(&[("GET", "/a%2f:b")]), EncodedSlash::Data);
+        let mut asked = request("GET", "/A%2Fb?c");
+        asked.headers.insert("accept", "text/html".parse().unwrap());
+        let Decision::Allow(allowed) = rules.decide(asked) else {
+            panic!("the rule matches")
+        };
+        let AllowedParts {
+            target,
+            headers,
+            rule,
+            caller,
+        } = allowed.into_parts();
+        assert_eq!(
+            (target.as_str(), target.method()),
+            ("/A%2Fb?c", &Method::GET)
+        );
+        assert_eq!(headers["accept"], "text/html");
+        assert_eq!((rule.as_usize(), &*caller), (0, "proxy"));
+    }
+
+    #[test]
+    fn a_denied_request_says_who_asked_for_what() {
+        let Decision::Deny(denied) = RuleSet::deny_all().decide(request("GET", "/x?y")) else {
+            panic!("there are no rules")
+        };
+        assert_eq!(
+            (denied.target().as_str(), denied.caller()),
+            ("/x?y", "proxy")
+        );
+    }
+
+    fn some_rules() -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
+        let methods = prop::sample::select(vec!["GET", "POST", "any"]);
+        let paths = prop::sample::select(vec![
+            "/*", "/a", "/a/", "/a/*", "/a*", "/:x", "/:x/b", "/a/:x?", "/a/:x*/b", "/:x(a|b)",
+            "/:x.:y?",
+        ]);
+        prop::collection::vec((methods, paths), 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn removing_a_rule_never_allows_more(
+            rules in some_rules(),
+            removed in any::<prop::sample::Index>(),
+            method in prop::sample::select(vec!["GET", "POST", "PUT"]),
+            target in "/([ab.]|%2F){0,3}(/[abAB]{1,2}){0,2}/?",
+        ) {
+            prop_assume!(!rules.is_empty() && RequestTarget::new(&Method::GET, &target).is_ok());
+            let mut fewer = rules.clone();
+            fewer.remove(removed.index(rules.len()));
+            let is_allowed = |rules: &[(&str, &str)]| {
+                let rules = rules_of(&file(rules), EncodedSlash::Data);
+                matches!(rules.decide(request(method, &target)), Decision::Allow(_))
+            };
+            prop_assert!(is_allowed(&rules) || !is_allowed(&fewer));
+        }
+
+        #[test]
+        fn the_case_of_a_path_never_decides(rules in some_rules(), target in "(/[ab]{1,2}){1,3}/?") {
+            let rules = rules_of(&file(&rules), EncodedSlash::Data);
+            let upper = target.to_uppercase();
+            prop_assert_eq!(verdict(&rules, "GET", &target), verdict(&rules, "GET", &upper));
+        }
+    }
+}

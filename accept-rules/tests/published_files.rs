@@ -1,0 +1,177 @@
+//! The rule files that operators run today load, and decide as they did.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test may panic, and says when it is skipped"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use accept_rules::{Decision, EncodedSlash, List, Request, RequestTarget, RuleFile, RuleSet};
+
+/// The files without `valid`, with how many private and public rules each has.
+const LOADED: &[(&str, usize, usize)] = &[
+    ("argocd.json", 7, 1),
+    ("bitbucket-server.json", 4, 1),
+    ("cost-insights.json", 3, 1),
+    ("github-enterprise.json", 3, 1),
+    ("gitlab-self-hosted.json", 41, 1),
+    ("grafana.json", 2, 1),
+    ("jenkins.json", 3, 1),
+    ("kubernetes.json", 21, 1),
+    ("roadie-agent.json", 2, 1),
+    ("sonarqube.json", 5, 1),
+    ("scm/artifactory.json", 1, 0),
+    ("scm/bitbucket-server.json", 117, 1),
+    ("scm/container-registry-agent.json", 10, 8),
+    ("scm/nexus.json", 4, 0),
+];
+
+/// The files with `valid`, with how many rules have it.
+const REFUSED: &[(&str, usize)] = &[
+    ("scm/azure-repos.json", 4),
+    ("scm/github-com.json", 2),
+    ("scm/gitlab.json", 3),
+    ("scm/jira.json", 1),
+];
+
+#[test]
+fn files_without_conditions_load_with_all_their_rules() {
+    let Some(folder) = published_files() else {
+        return;
+    };
+    for (name, private, public) in LOADED {
+        let file = parse(&folder, name).unwrap_or_else(|errors| panic!("{name}: {errors}"));
+        let counts = (
+            file.rules(List::Private).len(),
+            file.rules(List::Public).len(),
+        );
+        assert_eq!(counts, (*private, *public), "{name}");
+        assert!(file.warnings().is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn files_with_conditions_are_refused_and_every_such_rule_is_named() {
+    let Some(folder) = published_files() else {
+        return;
+    };
+    for (name, conditions) in REFUSED {
+        let errors = parse(&folder, name).expect_err(name).to_string();
+        assert_eq!(errors.lines().count(), *conditions, "{name}: {errors}");
+        for error in errors.lines() {
+            assert!(
+                error.contains("]: \"valid\" is not supported by this version"),
+                "{name}: {error}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_published_file_is_in_one_of_the_lists() {
+    let Some(folder) = published_files() else {
+        return;
+    };
+    let listed = LOADED
+        .iter()
+        .map(|(name, ..)| *name)
+        .chain(REFUSED.iter().map(|(name, _)| *name));
+    let mut listed: Vec<_> = listed.map(|name| folder.join(name)).collect();
+    let entries = [&folder, &folder.join("scm")].map(|folder| fs::read_dir(folder).unwrap());
+    let paths = entries
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path());
+    let mut found: Vec<_> = paths
+        .filter(|path| path.extension() == Some("json".as_ref()))
+        .collect();
+    listed.sort();
+    found.sort();
+    assert_eq!(found, listed);
+}
+
+#[test]
+fn published_rules_decide_as_they_did() {
+    let Some(folder) = published_files() else {
+        return;
+    };
+    for (name, method, target, expected) in [
+        (
+            "sonarqube.json",
+            "GET",
+            "/api/metrics/search?ps=500",
+            Some(1),
+        ),
+        ("sonarqube.json", "GET", "/API/Metrics/Search/", Some(1)),
+        ("sonarqube.json", "POST", "/api/metrics/search", None),
+        ("sonarqube.json", "GET", "/api/users/search", None),
+        ("jenkins.json", "POST", "/job/a/job/b/build", Some(2)),
+        ("jenkins.json", "GET", "/job", None),
+        (
+            "kubernetes.json",
+            "GET",
+            "/api/v1/pods?labelSelector=app%3Dx",
+            Some(0),
+        ),
+        ("kubernetes.json", "GET", "/api/v1/podsecrets", Some(0)),
+        ("kubernetes.json", "DELETE", "/api/v1/pods/x", None),
+        ("kubernetes.json", "GET", "/version", None),
+        ("github-enterprise.json", "GET", "/user", Some(1)),
+        ("github-enterprise.json", "GET", "/anything/else", Some(2)),
+        (
+            "cost-insights.json",
+            "GET",
+            "/group-daily-cost/team%2Fa",
+            Some(1),
+        ),
+        (
+            "cost-insights.json",
+            "GET",
+            "/group-daily-cost/team/a",
+            None,
+        ),
+        ("argocd.json", "POST", "/api/v1/session", Some(6)),
+        ("scm/artifactory.json", "PUT", "/a/b/c", Some(0)),
+    ] {
+        let file = parse(&folder, name).unwrap();
+        let rules = RuleSet::compile(&file, List::Private, |_| EncodedSlash::Data);
+        assert_eq!(
+            decide(&rules, method, target),
+            expected,
+            "{name}: {method} {target}"
+        );
+    }
+}
+
+fn decide(rules: &RuleSet, method: &str, target: &str) -> Option<usize> {
+    let target = RequestTarget::new(&method.parse().unwrap(), target).unwrap();
+    let (headers, now) = (http::HeaderMap::new(), SystemTime::UNIX_EPOCH);
+    match rules.decide(Request {
+        target,
+        headers,
+        caller: "proxy".into(),
+        now,
+    }) {
+        Decision::Allow(allowed) => Some(allowed.rule().as_usize()),
+        Decision::Deny(_) => None,
+    }
+}
+
+fn parse(folder: &Path, name: &str) -> Result<RuleFile, accept_rules::FileErrors> {
+    RuleFile::parse(&fs::read_to_string(folder.join(name)).unwrap())
+}
+
+/// The folder with the files, which is not part of the repository.
+fn published_files() -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+    let corpus = std::env::var_os("BROKER_TEST_CORPUS").map_or(beside, PathBuf::from);
+    let folder = corpus.join("accept-files");
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    println!("skipped: there is no {}", folder.display());
+    None
+}
