@@ -120,7 +120,9 @@ impl Setting {
             .join(", ")
     }
 
-    fn argument(&self) -> Option<Arg> {
+    /// Its argument on the command line, where it has one.
+    #[must_use]
+    pub fn argument(&self) -> Option<Arg> {
         let flag = self.flag_name()?;
         let arg = Arg::new(self.name)
             .long(flag)

@@ -34,6 +34,14 @@ impl Environment {
         (!value.is_empty()).then_some(value)
     }
 
+    /// The same with one variable set.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.not_utf8.remove(name);
+        self.values.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
     /// Whether a variable is set to something that cannot be read as text.
     #[must_use]
     pub fn is_unreadable(&self, name: &str) -> bool {

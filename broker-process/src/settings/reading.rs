@@ -5,7 +5,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
-use clap::parser::ValueSource;
 
 use super::declaration::{Section, Setting, Table};
 use super::environment::Environment;
@@ -197,9 +196,9 @@ impl<'a> Settings<'a> {
     /// The setting on the command line or in the environment.
     fn layer(&self, setting: &Setting) -> Option<Found<'_>> {
         let flag = setting.flag_name().and_then(|flag| {
-            let given = self.arguments.value_source(setting.name)? == ValueSource::CommandLine;
-            let text = self.arguments.get_one::<String>(setting.name)?;
-            given.then(|| Found {
+            // A command need not take every setting of its table.
+            let text = self.arguments.try_get_one::<String>(setting.name).ok()??;
+            Some(Found {
                 source: Source::Flag(flag),
                 text: Cow::Borrowed(text),
             })
