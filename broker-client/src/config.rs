@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use broker_process::logging::LogSettings;
 use broker_process::settings::{
-    Environment, Settings, SettingsError, boolean, duration, integer, positive_duration, shown,
+    Environment, Setting, Settings, SettingsError, boolean, duration, integer, positive_duration,
+    shown,
 };
 use broker_process::tls::{self, PostQuantum, TlsMin, TlsPolicy};
 use broker_protocol::{AccessToken, AgentName, InstanceName, TokenKind};
@@ -138,6 +139,30 @@ pub fn run_command() -> Command {
     TABLE.arguments(Command::new("run").about("Run the agent"))
 }
 
+/// The arguments of `broker-client status`: what says which agent is asked.
+#[must_use]
+pub fn status_command() -> Command {
+    let settings = [TABLE.config, table::DATA_DIR, table::INSTANCE];
+    Command::new("status")
+        .about("Ask the agent that runs on this machine how it is")
+        .args(settings.iter().filter_map(Setting::argument))
+}
+
+/// The data folder and the instance that [`status_command`] matched.
+///
+/// # Errors
+/// All that is wrong with those two settings, and with the settings file where one is named.
+pub fn status_target(
+    arguments: &ArgMatches,
+    environment: &Environment,
+    folder: &Path,
+) -> Result<(DataFolder, InstanceName), SettingsError> {
+    let settings = Settings::gather(&TABLE, arguments, environment, folder)?;
+    let target = (data_folder(&settings), instance(&settings));
+    settings.finish()?;
+    Ok(target)
+}
+
 impl Config {
     /// Reads what [`run_command`] matched, the environment, and the settings file that one of them names. `folder` is
     /// what relative paths outside that file are relative to.
@@ -166,11 +191,8 @@ impl Config {
         let origin_ca_cert = authorities(&settings, &table::CA_CERT);
         let local_listen = settings.value(&LOCAL_LISTEN, listen_address);
         let healthcheck_path = settings.value(&table::HEALTHCHECK_PATH, local_path);
-        let data = match settings.path(&table::DATA_DIR) {
-            Some(path) => DataFolder::Named(path),
-            None => DataFolder::Default(DEFAULT_DATA_DIR.into()),
-        };
-        let instance = settings.value(&table::INSTANCE, str::parse::<InstanceName>);
+        let data = data_folder(&settings);
+        let instance = instance(&settings);
         let drain_timeout = settings.value(&table::DRAIN_TIMEOUT, duration);
         let log = LogSettings::read(&settings);
 
@@ -364,15 +386,23 @@ fn tunnel(
 }
 
 /// A file of authorities, read once now so that a broken one is told before anything starts.
-fn authorities(
-    settings: &Settings<'_>,
-    setting: &broker_process::settings::Setting,
-) -> Option<PathBuf> {
+fn authorities(settings: &Settings<'_>, setting: &Setting) -> Option<PathBuf> {
     let path = settings.path(setting)?;
     if let Err(error) = tls::read_certificates(&path) {
         settings.refuse(setting, error);
     }
     Some(path)
+}
+
+fn data_folder(settings: &Settings<'_>) -> DataFolder {
+    match settings.path(&table::DATA_DIR) {
+        Some(path) => DataFolder::Named(path),
+        None => DataFolder::Default(DEFAULT_DATA_DIR.into()),
+    }
+}
+
+fn instance(settings: &Settings<'_>) -> InstanceName {
+    settings.value(&table::INSTANCE, str::parse)
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, String> {
