@@ -195,3 +195,68 @@ fn append_to(path: &PathBuf) -> io::Result<File> {
         .mode(0o600)
         .open(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::os::fd::OwnedFd;
+
+    use super::*;
+    use crate::instance::tests::TestFolder;
+
+    /// Stdout as a container's log driver holds it.
+    fn stdout() -> (io::PipeReader, Sink) {
+        let (reader, writer) = io::pipe().unwrap();
+        let file = File::from(OwnedFd::from(writer));
+        let left = Left::of(&file.metadata().unwrap());
+        let sink = Sink {
+            place: Place::Stdout,
+            file: Some(file),
+            left,
+        };
+        (reader, sink)
+    }
+
+    #[test]
+    fn what_is_written_to_stdout_is_there_at_once() {
+        let (mut reader, mut sink) = stdout();
+        assert!(sink.check().unwrap().is_none());
+        sink.write(b"no newline").unwrap();
+        let mut bytes = [0; 10];
+        reader.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"no newline");
+    }
+
+    #[test]
+    fn stdout_without_a_reader_fails_and_keeps_its_descriptor() {
+        let (reader, mut sink) = stdout();
+        drop(reader);
+        for _ in 0..2 {
+            let failed = sink.write(b"line\n").unwrap_err();
+            assert_eq!(failed.error.kind(), io::ErrorKind::BrokenPipe);
+            assert_eq!(failed.landed, 0);
+        }
+    }
+
+    #[test]
+    fn a_log_is_only_for_its_user() {
+        let folder = TestFolder::new();
+        let path = folder.path().join("audit.jsonl");
+        Sink::open(Some(path.clone()), 0).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_tail_is_the_end_of_the_file() {
+        let folder = TestFolder::new();
+        let path = folder.path().join("audit.jsonl");
+        fs::write(&path, "0123456789").unwrap();
+        let (_, tail, is_whole_file) = Sink::open(Some(path.clone()), 4).unwrap();
+        assert_eq!(
+            (tail.as_slice(), is_whole_file),
+            (b"6789".as_slice(), false)
+        );
+        let (_, tail, is_whole_file) = Sink::open(Some(path), 10).unwrap();
+        assert_eq!((tail.len(), is_whole_file), (10, true));
+    }
+}
