@@ -144,6 +144,12 @@ impl Agent {
         })
     }
 
+    /// What the agent is doing, also while it runs.
+    #[must_use]
+    pub fn board(&self) -> StatusBoard {
+        self.board.clone()
+    }
+
     /// Keeps the tunnels and serves the local port until `shutdown`; then takes no new request, lets what is in
     /// flight finish within the drain time-out, cuts the rest, and flushes the audit log.
     ///

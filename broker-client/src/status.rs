@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::audit::AuditPosition;
 
@@ -20,6 +21,8 @@ const TEXT: usize = 300;
 pub struct StatusBoard {
     audit: Arc<AuditPosition>,
     state: Arc<Mutex<State>>,
+    /// How many tunnels can take a request, for whoever waits for it.
+    connected: Arc<watch::Sender<usize>>,
 }
 
 #[derive(Debug)]
@@ -186,6 +189,7 @@ impl StatusBoard {
         Self {
             audit,
             state: Arc::new(Mutex::new(state)),
+            connected: Arc::new(watch::Sender::new(0)),
         }
     }
 
@@ -271,8 +275,14 @@ impl StatusBoard {
     /// How many tunnels can take a request now.
     #[must_use]
     pub fn connected_tunnels(&self) -> usize {
-        let is_up = |tunnel: &&Tunnel| matches!(tunnel.state, TunnelState::Connected { .. });
-        self.state().tunnels.iter().filter(is_up).count()
+        *self.connected.borrow()
+    }
+
+    /// Waits until exactly `count` tunnels can take a request.
+    pub async fn until_connected(&self, count: usize) {
+        let mut connected = self.connected.subscribe();
+        // Fails only without a sender, and this board has one.
+        drop(connected.wait_for(|now| *now == count).await);
     }
 
     /// Everything at this moment.
@@ -312,6 +322,9 @@ impl StatusBoard {
         if let Some(error) = error {
             tunnel.last_error = Some(noted(now, error));
         }
+        let is_up = |tunnel: &&Tunnel| matches!(tunnel.state, TunnelState::Connected { .. });
+        self.connected
+            .send_replace(state.tunnels.iter().filter(is_up).count());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,1 +1,3 @@
 //! End-to-end tests: real sockets, real programs, one promise each.
+
+mod request;

@@ -1,6 +1,7 @@
 //! The harness of the end-to-end tests, and of the benchmark.
 //!
 //! - [`programs`] starts real programs: nginx, Node's proxy, and our own binaries.
+//! - [`broker`] runs our own server and agent within the test.
 //! - [`origin::Origin`] and [`caller::Caller`] stand at the two ends and see every byte.
 //! - [`tap::Tap`] stands between agent and server, keeps what passes, and takes it apart.
 //! - [`canary::Outputs`] looks for a secret in everything that was written or answered.
@@ -14,6 +15,7 @@
     reason = "a harness fails its test by panicking, and tells why on the terminal"
 )]
 
+pub mod broker;
 pub mod caller;
 pub mod canary;
 pub mod certs;
