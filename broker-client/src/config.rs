@@ -50,7 +50,7 @@ pub struct Config {
     pub origin_ca_cert: Option<PathBuf>,
     /// What holds for every origin that `origins` does not name.
     pub timeouts: Timeouts,
-    /// Where health and metrics are served.
+    /// Where health is told.
     pub local_listen: SocketAddr,
     /// The path of the health check there.
     pub healthcheck_path: String,

@@ -22,7 +22,7 @@ pub(super) const SERVER: Setting = Setting::new(
 .env(&["BROKER_SERVER_URL"]);
 pub(super) const SECRET: Setting = Setting::secret(
     "secret",
-    "The agent's secret, from `broker-server token new agent`; better in a file, see the next one",
+    "The agent's secret, from `broker-server token new agent`; a file is better, since fewer see it",
 )
 .env(&["BROKER_AGENT_SECRET"]);
 pub(super) const SECRET_FILE: Setting = Setting::new(
@@ -119,7 +119,7 @@ pub(super) const TUNNEL_PLAINTEXT: Setting = Setting::new(
 pub const LOCAL_LISTEN: Setting = Setting::new(
     "local.listen",
     "ADDRESS",
-    "Where health and metrics are served: a port, or address:port",
+    "Where health is told: a port, or address:port",
 )
 .env(&["BROKER_LOCAL_LISTEN", "PORT"])
 .default("0.0.0.0:7341");

@@ -100,7 +100,7 @@ fn every_setting_can_be_set_by_flag_variable_and_file() {
                 || setting.key().is_none()
                 || setting.variables().is_empty()
         })
-        .map(broker_process::settings::Setting::places)
+        .map(Setting::places)
         .collect();
     // The file cannot name itself, and a secret stands neither in a command line nor among the settings.
     assert_eq!(

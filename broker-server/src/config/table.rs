@@ -127,7 +127,7 @@ pub(super) const NODE: Setting = Setting::new(
 pub(super) const DOMAIN: Setting = Setting::new(
     "domain",
     "NAME",
-    "Where <tenant>.<domain> names the tenant; unset, host names say nothing",
+    "With broker.example, the host name acme.broker.example says the tenant acme; unset, host names say nothing",
 )
 .env(&["BROKER_SERVER_DOMAIN"]);
 pub(super) const DRAIN_TIMEOUT: Setting = Setting::new(
