@@ -1,8 +1,8 @@
 //! What both broker programs do the same way as processes: settings, logging, TLS material, binding ports, signals.
 //!
-//! A program declares each of its settings once, as a [`Setting`] in a [`Table`]; the command line, the layering of
-//! flag, environment, file and default, the messages and the reference are made from that.
-//! [`Settings`] then hands out typed values and collects everything that is wrong, so that one start names it all.
+//! A program declares each of its settings once, as a [`Setting`](settings::Setting) in a
+//! [`Table`](settings::Table); the command line, the layering of flag, environment, file and default, the messages and
+//! the reference are made from that. [`Settings`](settings::Settings) then hands out typed values and collects everything that is wrong, so that one start names it all.
 //!
 //! This crate knows nothing of tunnels, rules, agents or callers.
 //!

@@ -1,5 +1,6 @@
 //! Operational logs: what the process does, for whoever runs it. They are not the audit log.
 
+use std::fs;
 use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -223,6 +224,8 @@ fn file_appender(settings: &LogSettings) -> Result<Option<RollingFileAppender>, 
         .file_name()
         .ok_or_else(|| refused("names no file (give a folder and a file name)".to_owned()))?;
     let folder = file.parent().unwrap_or(file);
+    // The appender would make it too, but first complain on stderr that it cannot look for old files in it.
+    fs::create_dir_all(folder).map_err(|error| refused(format!("cannot be written: {error}")))?;
     RollingFileAppender::builder()
         .rotation(Rotation::DAILY)
         .filename_prefix(name.to_string_lossy())

@@ -96,7 +96,8 @@ impl DevServer {
         self.path("server.yaml")
     }
 
-    /// Reads those settings under the flags and variables that the operator gave.
+    /// Reads those settings under the flags and variables that the operator gave; relative paths in those are relative
+    /// to `folder`.
     ///
     /// # Errors
     /// If one of them is wrong, or asks for a port that other machines reach.
@@ -104,10 +105,11 @@ impl DevServer {
         &self,
         arguments: &ArgMatches,
         environment: Environment,
+        folder: &Path,
     ) -> Result<Config, DevError> {
         let file = self.settings_file();
         let environment = environment.with("BROKER_SERVER_CONFIG", &file.to_string_lossy());
-        let config = Config::load(arguments, &environment, &self.folder)?;
+        let config = Config::load(arguments, &environment, folder)?;
         let listeners = [
             &config.agents_listener,
             &config.callers_listener,
@@ -365,7 +367,7 @@ mod tests {
 
     fn load(dev: &DevServer, arguments: &[&str]) -> Result<Config, DevError> {
         let arguments = run_command().get_matches_from(["run"].iter().chain(arguments));
-        dev.load(&arguments, Environment::default())
+        dev.load(&arguments, Environment::default(), Path::new("/"))
     }
 
     impl Drop for Folder {

@@ -1,6 +1,7 @@
 //! The server's program: arguments, settings, log, signals, exit code.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -90,7 +91,9 @@ fn load(
         return Ok((config, None));
     };
     let dev = DevServer::prepare(&dev_folder).map_err(Exit::usage)?;
-    let config = dev.load(arguments, environment).map_err(Exit::usage)?;
+    let config = dev
+        .load(arguments, environment, folder)
+        .map_err(Exit::usage)?;
     Ok((config, Some(dev)))
 }
 
@@ -109,9 +112,10 @@ async fn serve(config: Config, dev: Option<DevServer>) -> Result<(), Exit> {
             .map_err(Exit::failure)?,
         admin: bind(&ADMIN_LISTEN, admin).await.map_err(Exit::failure)?,
     };
+    let [agents, callers, admin] = addresses(&listeners).map_err(Exit::failure)?;
     tracing::info!(%agents, %callers, %admin, "listening");
     if let Some(dev) = dev {
-        exit::print(&instructions(&dev, &listeners).map_err(Exit::failure)?)?;
+        exit::print(&dev.instructions(agents, callers, admin))?;
     }
     shutdown
         .run(|requested| server.run(listeners, requested))
@@ -119,12 +123,13 @@ async fn serve(config: Config, dev: Option<DevServer>) -> Result<(), Exit> {
     Ok(())
 }
 
-fn instructions(dev: &DevServer, listeners: &Listeners) -> io::Result<String> {
-    Ok(dev.instructions(
+/// Where the listeners are: the system chose the port where the settings say 0.
+fn addresses(listeners: &Listeners) -> io::Result<[SocketAddr; 3]> {
+    Ok([
         listeners.agents.local_addr()?,
         listeners.callers.local_addr()?,
         listeners.admin.local_addr()?,
-    ))
+    ])
 }
 
 fn new_token(arguments: &ArgMatches) -> Result<(), Exit> {
