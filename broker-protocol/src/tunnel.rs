@@ -67,7 +67,8 @@ where
     B::Error: std::error::Error + Send + Sync,
 {
     let service = hyper::service::service_fn(move |request| {
-        let response = service(request);
+        // A service's future is large, and hyper moves it several times before it runs.
+        let response = Box::pin(service(request));
         async move { Ok::<_, Infallible>(response.await) }
     });
     let connection = server::Builder::new(StreamExecutor::new(tasks, stall))
