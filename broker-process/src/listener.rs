@@ -189,8 +189,7 @@ where
                 .http1()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
-                .max_buf_size(MAX_HEADER_BYTES)
-                .auto_date_header(false);
+                .max_buf_size(MAX_HEADER_BYTES);
             builder
                 .http2()
                 .timer(TokioTimer::new())
@@ -198,8 +197,7 @@ where
                 .initial_stream_window_size(H2_STREAM_WINDOW)
                 .initial_connection_window_size(H2_CONNECTION_WINDOW)
                 .max_concurrent_streams(H2_STREAMS)
-                .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
-                .auto_date_header(false);
+                .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX));
             let connection = builder.serve_connection(io, service);
             let mut connection = std::pin::pin!(connection);
             tokio::select! {
