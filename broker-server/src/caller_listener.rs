@@ -5,7 +5,7 @@ use broker_protocol::AgentName;
 use broker_protocol::header::REQUEST_ID;
 use http::header::{CONNECTION, HOST, UPGRADE};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use uuid::Uuid;
 
@@ -39,6 +39,11 @@ pub(crate) async fn answer(
     response
         .headers_mut()
         .insert(REQUEST_ID, relay::ours(&request_id));
+    if early && !is_http1 && is_refusal(response.status()) {
+        // curl ends its upload when it sees the head of a refusal, short of the length that it declared. HTTP/2 answers
+        // that by a reset (RFC 9113 §8.1.1), which must not overtake the body.
+        response.body_mut().gather().await;
+    }
     if early && is_http1 {
         // The rest of the upload is not read, so the connection cannot carry another request.
         response
@@ -50,6 +55,10 @@ pub(crate) async fn answer(
         milliseconds = started.elapsed().as_millis(), "answered"
     );
     response
+}
+
+fn is_refusal(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
 }
 
 async fn handle(

@@ -1,5 +1,6 @@
 //! A caller's request into a tunnel, and the agent's answer back.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,12 +13,17 @@ use bytes::Bytes;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use tokio::sync::Notify;
 
 use crate::agents::{AgentKey, Registry, Tunnel};
 use crate::problem::Failure;
+
+/// Most bytes of an answer that are read before its head goes to the caller.
+const MAX_GATHERED: usize = 64 * 1024;
+/// How long the head of an answer may wait for them.
+const GATHERING: Duration = Duration::from_secs(1);
 
 /// One authenticated request for an agent.
 pub(crate) struct Call {
@@ -236,16 +242,74 @@ impl Body for RequestBody {
 /// What a caller receives.
 pub(crate) enum ResponseBody {
     Text(Full<Bytes>),
-    /// The agent's answer; the permit keeps the stream counted until it has ended.
-    Relayed(
-        Watched<Incoming>,
-        #[expect(dead_code, reason = "held for its drop")] StreamPermit,
-    ),
+    Relayed(Box<RelayedBody>),
+}
+
+/// The agent's answer.
+pub(crate) struct RelayedBody {
+    incoming: Watched<Incoming>,
+    /// What was read of it before its head went to the caller.
+    ahead: VecDeque<Result<Frame<Bytes>, hyper::Error>>,
+    #[expect(dead_code, reason = "keeps the stream counted until it has ended")]
+    permit: StreamPermit,
 }
 
 impl ResponseBody {
     fn relayed(incoming: Incoming, permit: StreamPermit) -> Self {
-        Self::Relayed(Watched::new(incoming), permit)
+        Self::Relayed(Box::new(RelayedBody {
+            incoming: Watched::new(incoming),
+            ahead: VecDeque::new(),
+            permit,
+        }))
+    }
+
+    /// Reads a short body to its end, so that it goes to the caller together with its head. A long or slow one is
+    /// read as far as it goes, and loses nothing.
+    pub(crate) async fn gather(&mut self) {
+        let Self::Relayed(body) = self else {
+            return;
+        };
+        let mut bytes = 0;
+        let all = async {
+            while bytes < MAX_GATHERED
+                && let Some(frame) = body.incoming.frame().await
+            {
+                bytes += frame
+                    .as_ref()
+                    .map_or(MAX_GATHERED, |frame| frame.data_ref().map_or(0, Bytes::len));
+                body.ahead.push_back(frame);
+                if body.incoming.is_end_stream() {
+                    break;
+                }
+            }
+        };
+        // A frame is either read and kept, or not read: nothing is lost when the time is up.
+        drop(tokio::time::timeout(GATHERING, all).await);
+    }
+}
+
+impl RelayedBody {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = match self.ahead.pop_front() {
+            Some(frame) => Some(frame),
+            None => ready!(Pin::new(&mut self.incoming).poll_frame(cx)),
+        };
+        Poll::Ready(frame.map(|frame| frame.map(hop::clean_trailers)))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let data = self.ahead.iter().flatten().filter_map(Frame::data_ref);
+        let ahead = data.map(Bytes::len).sum::<usize>() as u64;
+        let rest = self.incoming.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + ahead);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + ahead);
+        }
+        hint
     }
 }
 
@@ -267,23 +331,21 @@ impl Body for ResponseBody {
             Self::Text(text) => Pin::new(text)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(|never| match never {}))),
-            Self::Relayed(body, _) => Pin::new(body)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map(hop::clean_trailers))),
+            Self::Relayed(body) => body.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Text(text) => text.is_end_stream(),
-            Self::Relayed(body, _) => body.is_end_stream(),
+            Self::Relayed(body) => body.ahead.is_empty() && body.incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Text(text) => text.size_hint(),
-            Self::Relayed(body, _) => body.size_hint(),
+            Self::Relayed(body) => body.size_hint(),
         }
     }
 }
