@@ -67,6 +67,8 @@ async fn serve(config: Config) -> Result<(), Exit> {
     let listen = config.local_listen;
     let agent = Agent::new(config).map_err(Exit::usage)?;
     let local = bind(&LOCAL_LISTEN, listen).await.map_err(Exit::failure)?;
+    let address = local.local_addr().map_err(Exit::failure)?;
+    tracing::info!(local = %address, "listening");
     shutdown
         .run(|requested| agent.run(local, requested))
         .await
