@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::caller::Caller;
-use crate::certs::Ca;
+use crate::certs::{Ca, Leaf};
 use crate::wait::within;
 
 /// The tenant of tests that need one alone.
@@ -38,6 +39,7 @@ pub struct Site {
     /// More lines of the server's settings.
     settings: String,
     tls: bool,
+    callers_tls: Option<Leaf>,
 }
 
 #[derive(Default)]
@@ -60,6 +62,7 @@ impl Site {
             tenants: BTreeMap::new(),
             settings: String::new(),
             tls: true,
+            callers_tls: None,
         }
     }
 
@@ -127,6 +130,22 @@ impl Site {
         self
     }
 
+    /// Has the callers listener speak TLS with this certificate.
+    #[must_use]
+    pub fn callers_tls(mut self, leaf: Leaf) -> Self {
+        self.callers_tls = Some(leaf);
+        self
+    }
+
+    /// `http` or `https`, as callers speak to it.
+    pub fn callers_scheme(&self) -> &'static str {
+        if self.callers_tls.is_some() {
+            "https"
+        } else {
+            "http"
+        }
+    }
+
     /// An agent's secret.
     pub fn agent_token(&self, tenant: &str, agent: &str) -> &AccessToken {
         &self.tenants[tenant].agents[agent].token
@@ -139,24 +158,20 @@ impl Site {
 
     /// The server's settings file, with these ports.
     pub fn settings_file(&self, agents: u16, callers: u16, admin: u16) -> PathBuf {
-        let mut yaml = format!("callers-listener: {{listen: \"127.0.0.1:{callers}\"}}\n");
-        writeln!(yaml, "admin-listener: {{listen: \"127.0.0.1:{admin}\"}}").unwrap();
-        let tls = if self.tls {
-            let leaf = self.ca.loopback("server");
-            let (certificate, key) = (leaf.certificate, leaf.key);
-            format!(
-                ", tls: {{certificate: {}, key: {}}}",
-                certificate.display(),
-                key.display()
+        let agents_tls = self.tls.then(|| self.ca.loopback("server"));
+        let mut yaml = String::new();
+        for (listener, port, tls) in [
+            ("agents", agents, agents_tls.as_ref()),
+            ("callers", callers, self.callers_tls.as_ref()),
+            ("admin", admin, None),
+        ] {
+            let tls = tls.map(tls_setting).unwrap_or_default();
+            writeln!(
+                yaml,
+                "{listener}-listener: {{listen: \"127.0.0.1:{port}\"{tls}}}"
             )
-        } else {
-            String::new()
-        };
-        writeln!(
-            yaml,
-            "agents-listener: {{listen: \"127.0.0.1:{agents}\"{tls}}}"
-        )
-        .unwrap();
+            .unwrap();
+        }
         yaml.push_str(&self.settings);
         yaml.push_str("tenants:\n");
         for (tenant, members) in &self.tenants {
@@ -178,8 +193,14 @@ impl Site {
     }
 }
 
-/// A running server.
-pub struct Server {
+fn tls_setting(leaf: &Leaf) -> String {
+    let (certificate, key) = (leaf.certificate.display(), leaf.key.display());
+    format!(", tls: {{certificate: {certificate}, key: {key}}}")
+}
+
+/// A server's set-up, and where it is reached.
+#[derive(Clone)]
+pub struct Reach {
     /// What it was set up with.
     pub site: Arc<Site>,
     /// Where agents dial in.
@@ -188,7 +209,44 @@ pub struct Server {
     pub callers: SocketAddr,
     /// Where health is told.
     pub admin: SocketAddr,
+}
+
+impl Reach {
+    /// Its three addresses, for [`Server::start_at`].
+    pub fn ports(&self) -> [SocketAddr; 3] {
+        [self.agents, self.callers, self.admin]
+    }
+
+    /// [`CALLER`] of [`TENANT`], with its credential.
+    pub fn caller(&self) -> Caller {
+        self.caller_as(TENANT, CALLER, "broker-authorization")
+    }
+
+    /// Another caller, with its credential in this header.
+    pub fn caller_as(&self, tenant: &str, caller: &str, header: &str) -> Caller {
+        let token = self.site.caller_token(tenant, caller);
+        self.stranger()
+            .with_header(header, &format!("Bearer {}", token.expose()))
+    }
+
+    /// A caller without a credential.
+    pub fn stranger(&self) -> Caller {
+        Caller::to(self.callers)
+    }
+}
+
+/// A running server.
+pub struct Server {
+    reach: Reach,
     life: Life,
+}
+
+impl Deref for Server {
+    type Target = Reach;
+
+    fn deref(&self) -> &Reach {
+        &self.reach
+    }
 }
 
 impl Server {
@@ -221,35 +279,13 @@ impl Server {
         let life = Life::start(|shutdown| async move {
             server.run(listeners, async { drop(shutdown.await) }).await;
         });
-        Self {
+        let reach = Reach {
             site,
             agents,
             callers,
             admin,
-            life,
-        }
-    }
-
-    /// Its three addresses, for [`Server::start_at`].
-    pub fn ports(&self) -> [SocketAddr; 3] {
-        [self.agents, self.callers, self.admin]
-    }
-
-    /// [`CALLER`] of [`TENANT`], with its credential.
-    pub fn caller(&self) -> Caller {
-        self.caller_as(TENANT, CALLER, "broker-authorization")
-    }
-
-    /// Another caller, with its credential in this header.
-    pub fn caller_as(&self, tenant: &str, caller: &str, header: &str) -> Caller {
-        let token = self.site.caller_token(tenant, caller);
-        self.stranger()
-            .with_header(header, &format!("Bearer {}", token.expose()))
-    }
-
-    /// A caller without a credential.
-    pub fn stranger(&self) -> Caller {
-        Caller::to(self.callers)
+        };
+        Self { reach, life }
     }
 
     /// Asks it to end.
@@ -335,7 +371,7 @@ impl AgentSetup {
     }
 
     /// The environment and the folder with the files that it names, for an agent of this server.
-    pub fn prepare(&self, server: &Server) -> (BTreeMap<String, String>, TempDir) {
+    pub fn prepare(&self, server: &Reach) -> (BTreeMap<String, String>, TempDir) {
         let folder = tempfile::tempdir().unwrap();
         let file = |name: &str, content: &str| {
             let path = folder.path().join(name);

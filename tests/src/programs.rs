@@ -1,10 +1,14 @@
 //! Real programs that take part in a test: started, watched, and ended by their own process id.
 
+mod broker;
 mod child;
+mod curl;
 mod nginx;
 mod node_proxy;
 
+pub use broker::{AgentProcess, ServerProcess, broker_command, broker_program};
 pub use child::{Child, Ending, Output};
+pub use curl::{Curl, CurlAnswer};
 pub use nginx::{Nginx, SMALL_JSON_LENGTH};
 pub use node_proxy::{MOUNT, NodeProxy};
 pub use rustix::process::Signal;

@@ -162,14 +162,24 @@ impl Output {
     /// # Panics
     /// When the output ends without one, or after [`LIMIT`](crate::wait::LIMIT).
     pub async fn line(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        self.lines(what, 1, wanted).await.remove(0)
+    }
+
+    /// Waits for so many whole lines that `wanted` accepts, and returns the first ones.
+    ///
+    /// # Panics
+    /// As [`Output::line`].
+    pub async fn lines(
+        &self,
+        what: &str,
+        count: usize,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
         let mut captured = self.captured.clone();
-        let ended = within(
-            what,
-            captured.wait_for(|bytes| find(bytes, &wanted).is_some()),
-        )
-        .await;
+        let found = |bytes: &Vec<u8>| find(bytes, count, &wanted);
+        let ended = within(what, captured.wait_for(|bytes| found(bytes).len() == count)).await;
         match ended {
-            Ok(bytes) => find(&bytes, &wanted).expect("the wait found it"),
+            Ok(bytes) => found(&bytes),
             Err(_) => panic!("{what}: not among what was printed until the end"),
         }
     }
@@ -200,12 +210,13 @@ impl Output {
     }
 }
 
-fn find(bytes: &[u8], wanted: impl Fn(&str) -> bool) -> Option<String> {
+fn find(bytes: &[u8], count: usize, wanted: impl Fn(&str) -> bool) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
-    let mut lines = text
+    let lines = text
         .split_inclusive('\n')
         .filter_map(|line| line.strip_suffix('\n'));
-    lines.find(|line| wanted(line)).map(str::to_owned)
+    let lines = lines.filter(|line| wanted(line)).take(count);
+    lines.map(str::to_owned).collect()
 }
 
 #[cfg(test)]

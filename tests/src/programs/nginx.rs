@@ -30,7 +30,8 @@ pub struct Nginx {
 
 impl Nginx {
     /// An origin over HTTP/1.1 that serves `/small.json` (200 bytes), `/files/<size>` for sizes
-    /// made by [`Nginx::file`], and `/upload`, which keeps each body for [`Nginx::uploads`].
+    /// made by [`Nginx::file`], `/upload`, which keeps each body for [`Nginx::uploads`], and
+    /// `/limited`, which answers 413 as soon as it sees that a body is over 1 MiB.
     pub async fn origin() -> Self {
         Self::start("http", |site| {
             origin(site, "", "client_body_in_file_only on;")
@@ -79,6 +80,25 @@ impl Nginx {
             ca.file().display()
         );
         Self::start("http", |site| proxy(site, ";", to, &pass)).await
+    }
+
+    /// A proxy over TLS that takes the tunnels of agents below `/prefix/`, as a load balancer with
+    /// several services behind it would, to an agents listener that speaks no TLS.
+    pub async fn tunnel_proxy(leaf: &Leaf, to: SocketAddr) -> Self {
+        let tls = format!("ssl;{}", tls(leaf));
+        Self::start("https", |site| {
+            let upgrade = "proxy_set_header Upgrade $http_upgrade;
+                 proxy_set_header Connection upgrade;";
+            proxy_at(
+                site,
+                &tls,
+                "/prefix/",
+                to,
+                "proxy_pass http://next/;",
+                upgrade,
+            )
+        })
+        .await
     }
 
     /// Where it listens.
@@ -230,6 +250,10 @@ fn origin(site: &Site, tls: &str, upload: &str) -> String {
                  proxy_set_header Content-Length '';
                  add_header upload-file $request_body_file;
              }}
+             location = /limited {{
+                 client_max_body_size 1m;
+                 proxy_pass http://unix:{inner}:/;
+             }}
          }}
          server {{
              listen unix:{inner};
@@ -243,15 +267,27 @@ fn origin(site: &Site, tls: &str, upload: &str) -> String {
 }
 
 fn proxy(site: &Site, listen: &str, to: SocketAddr, pass: &str) -> String {
+    let kept = "proxy_set_header Connection '';";
+    proxy_at(site, listen, "/", to, pass, kept)
+}
+
+fn proxy_at(
+    site: &Site,
+    listen: &str,
+    location: &str,
+    to: SocketAddr,
+    pass: &str,
+    connection: &str,
+) -> String {
     let servers = format!(
         "access_log off;
          upstream next {{ server {to}; keepalive 256; keepalive_requests 1000000000; }}
          server {{
              listen 127.0.0.1:{port} {listen}
-             location / {{
+             location {location} {{
                  {pass}
                  proxy_http_version 1.1;
-                 proxy_set_header Connection '';
+                 {connection}
                  proxy_buffering off;
                  proxy_request_buffering off;
              }}
