@@ -1,4 +1,10 @@
 //! End-to-end tests: real sockets, real programs, one promise each.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking, also in what tests share, and shows the figures that it measures"
+)]
 
 mod real_programs;
 mod request;
+mod streaming;

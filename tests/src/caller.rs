@@ -297,8 +297,10 @@ impl Answer {
     /// When the body ends other than cleanly.
     pub async fn try_chunk(&mut self) -> Result<Option<Bytes>, hyper::Error> {
         while let Some(frame) = self.frame().await {
-            if let Ok(data) = frame?.into_data() {
-                return Ok(Some(data));
+            match frame?.into_data() {
+                // HTTP/2 may end a body by an empty frame, which is no piece of it.
+                Ok(data) if !data.is_empty() => return Ok(Some(data)),
+                Ok(_) | Err(_) => {}
             }
         }
         Ok(None)

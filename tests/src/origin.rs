@@ -10,11 +10,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::certs::Leaf;
 use crate::http1::{self, Head};
-use crate::wait::within;
+use crate::wait::{STALLED, within};
 
 /// Requests that wait until the test takes them; more than any test has in flight.
 const WAITING: usize = 1024;
@@ -224,6 +225,21 @@ impl Exchange {
         within("the client to take bytes", sent).await.unwrap();
     }
 
+    /// Sends chunks until the client has taken nothing for [`STALLED`], and returns how many bytes it
+    /// took. Nothing more can be sent afterwards: a chunk may be half gone.
+    ///
+    /// # Panics
+    /// When the client goes away.
+    pub async fn send_until_stalled(&mut self) -> u64 {
+        let chunk = http1::chunk(&[b'x'; 16 * 1024]);
+        let mut sent = 0;
+        while let Ok(taken) = timeout(STALLED, self.io.write_all(&chunk)).await {
+            taken.expect("the client stays");
+            sent += 16 * 1024;
+        }
+        sent
+    }
+
     /// Sends chunks without end until the client is gone, and returns how many bytes it took. A
     /// client that is there and takes nothing holds this up for ever, as it would hold an origin.
     pub async fn send_without_end(&mut self) -> u64 {
@@ -235,11 +251,13 @@ impl Exchange {
         sent
     }
 
-    /// Waits until the client has closed or reset the connection; what it sent before is dropped.
-    pub async fn client_gone(&mut self) {
-        let mut rest = vec![0; 16 * 1024];
-        let gone = async { while let Ok(1..) = self.io.read(&mut rest).await {} };
-        within("the client to go away", gone).await;
+    /// Waits until the client has closed or reset the connection, and returns what it sent before.
+    pub async fn client_gone(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        let gone = self.io.read_to_end(&mut rest);
+        // A reset ends it as well as a close.
+        within("the client to go away", gone).await.ok();
+        rest
     }
 
     /// Waits for another request on the same connection; `None` when the client closes it.

@@ -6,6 +6,10 @@ use std::time::Duration;
 /// only a real failure reaches it.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
+/// A peer that takes nothing for so long takes nothing: that it stalls is no event that could be
+/// waited for. On a machine so busy that it is taken too early, a test sees less, and none fails.
+pub const STALLED: Duration = Duration::from_secs(1);
+
 /// Waits for `event`.
 ///
 /// # Panics

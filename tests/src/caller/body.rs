@@ -8,8 +8,10 @@ use http_body_util::channel::{Channel, Sender};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::Frame;
+use tokio::time::timeout;
 
 use crate::digest::Noise;
+use crate::wait::STALLED;
 
 /// A request's body.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -35,4 +37,19 @@ pub fn noise(length: u64) -> Body {
 pub fn channel() -> (Sender<Bytes>, Body) {
     let (sender, body) = Channel::new(1);
     (sender, body.boxed_unsync())
+}
+
+/// Sends data until the connection has taken nothing for [`STALLED`], and returns how many bytes it
+/// took, with the sender, which keeps the body open.
+///
+/// # Panics
+/// When the connection goes away.
+pub async fn send_until_stalled(mut sender: Sender<Bytes>) -> (u64, Sender<Bytes>) {
+    let chunk = Bytes::from_static(&[b'x'; 16 * 1024]);
+    let mut sent = 0;
+    while let Ok(taken) = timeout(STALLED, sender.send_data(chunk.clone())).await {
+        taken.expect("the connection stays");
+        sent += chunk.len() as u64;
+    }
+    (sent, sender)
 }
