@@ -12,6 +12,7 @@ use http::header::{
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -103,6 +104,12 @@ fn tls_hint(source: &std::io::Error) -> &'static str {
         }
         Some(rustls::Error::InvalidCertificate(_)) => {
             " (the server's certificate is not good for this address)"
+        }
+        Some(
+            rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)
+            | rustls::Error::PeerIncompatible(_),
+        ) => {
+            " (the server speaks no version of TLS that tunnel.tls-min allows: enable TLS 1.3 there, or set it to 1.2)"
         }
         _ => "",
     }
