@@ -285,6 +285,13 @@ impl StatusBoard {
         drop(connected.wait_for(|now| *now == count).await);
     }
 
+    /// Waits until the tunnels are such that `wanted` holds.
+    pub async fn until(&self, wanted: impl Fn(&StatusSnapshot) -> bool) {
+        let mut connected = self.connected.subscribe();
+        // Every change of a tunnel is told, also where the count stays; this board keeps the sender.
+        while !wanted(&self.snapshot()) && connected.changed().await.is_ok() {}
+    }
+
     /// Everything at this moment.
     #[must_use]
     pub fn snapshot(&self) -> StatusSnapshot {

@@ -1,6 +1,7 @@
 //! End-to-end tests: real sockets, real programs, one promise each.
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "a test fails by panicking, also in what tests share, and shows the figures that it measures"
 )]
@@ -8,3 +9,4 @@
 mod real_programs;
 mod request;
 mod streaming;
+mod tunnels;

@@ -7,7 +7,7 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use broker_client::status::StatusBoard;
+use broker_client::status::{StatusBoard, StatusSnapshot};
 use broker_client::{Agent as AgentProgram, AgentError, config as agent_config};
 use broker_process::settings::Environment;
 use broker_protocol::{AccessToken, TokenKind};
@@ -469,6 +469,21 @@ impl Agent {
     /// Waits until no tunnel is up.
     pub async fn disconnected(&self) {
         within("all tunnels down", self.board.until_connected(0)).await;
+    }
+
+    /// Waits until its first tunnel's last error holds `part`, and returns that error.
+    pub async fn error_with(&self, part: &str) -> String {
+        let last_error = |now: &StatusSnapshot| {
+            let error = now.tunnels[0].last_error.as_ref();
+            error.map(|error| error.text.clone()).unwrap_or_default()
+        };
+        let what = format!("an error with {part:?}");
+        within(
+            &what,
+            self.board.until(|now| last_error(now).contains(part)),
+        )
+        .await;
+        last_error(&self.board.snapshot())
     }
 
     /// The folder of its files.

@@ -8,7 +8,11 @@ use std::sync::Arc;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
 };
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::{
+    ClientConfig, DEFAULT_VERSIONS, RootCertStore, ServerConfig, SupportedProtocolVersion,
+};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tempfile::TempDir;
@@ -60,15 +64,24 @@ impl Ca {
 
     /// What a client needs that trusts this authority alone and offers these protocols by ALPN.
     pub fn client_config(&self, alpn: &[&str]) -> Arc<ClientConfig> {
+        let mut config = self.client_config_by(default_provider());
+        config.alpn_protocols = protocols(alpn);
+        Arc::new(config)
+    }
+
+    /// What a client needs that trusts this authority alone, with the cryptography of its choice.
+    pub fn client_config_with(&self, provider: CryptoProvider) -> Arc<ClientConfig> {
+        Arc::new(self.client_config_by(provider))
+    }
+
+    fn client_config_by(&self, provider: CryptoProvider) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
-        let mut config = ClientConfig::builder_with_provider(provider())
+        ClientConfig::builder_with_provider(Arc::new(provider))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = protocols(alpn);
-        Arc::new(config)
+            .with_no_client_auth()
     }
 }
 
@@ -84,14 +97,26 @@ pub struct Leaf {
 impl Leaf {
     /// What a server needs that shows this certificate and accepts these protocols by ALPN.
     pub fn server_config(&self, alpn: &[&str]) -> Arc<ServerConfig> {
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
+        let mut config = self.server_config_by(DEFAULT_VERSIONS);
+        config.alpn_protocols = protocols(alpn);
+        Arc::new(config)
+    }
+
+    /// What a server needs that shows this certificate and speaks these versions of TLS alone.
+    pub fn server_config_with(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Arc<ServerConfig> {
+        Arc::new(self.server_config_by(versions))
+    }
+
+    fn server_config_by(&self, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
+        ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(versions)
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(certificates(&self.certificate), self.private_key())
-            .unwrap();
-        config.alpn_protocols = protocols(alpn);
-        Arc::new(config)
+            .unwrap()
     }
 
     fn private_key(&self) -> PrivateKeyDer<'static> {
@@ -109,10 +134,6 @@ fn certificates(file: &Path) -> Vec<CertificateDer<'static>> {
         .unwrap()
         .map(Result::unwrap)
         .collect()
-}
-
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
 fn protocols(alpn: &[&str]) -> Vec<Vec<u8>> {

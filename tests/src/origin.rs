@@ -189,6 +189,15 @@ impl Exchange {
         self.send(&answer.0).await;
     }
 
+    /// The same, where the client may have gone away.
+    pub async fn try_answer(&mut self, answer: Answer) {
+        let sent = async {
+            self.io.write_all(&answer.0).await?;
+            self.io.flush().await
+        };
+        within("the client to take bytes", sent).await.ok();
+    }
+
     /// Starts an answer whose body follows by [`Exchange::send_chunk`].
     pub async fn start_chunked(&mut self, status: u16, headers: &[(&str, &str)]) {
         let headers = [headers, &[("Transfer-Encoding", "chunked")]].concat();

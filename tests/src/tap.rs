@@ -91,6 +91,11 @@ impl Tap {
         }
     }
 
+    /// Closes both ends of one link, counted from the oldest.
+    pub fn cut_link(&self, index: usize) {
+        self.links.lock().unwrap()[index].cut.cancel();
+    }
+
     /// How many links there have been.
     pub fn links(&self) -> usize {
         self.links.lock().unwrap().len()

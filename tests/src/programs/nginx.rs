@@ -85,7 +85,7 @@ impl Nginx {
     /// A proxy over TLS that takes the tunnels of agents below `/prefix/`, as a load balancer with
     /// several services behind it would, to an agents listener that speaks no TLS.
     pub async fn tunnel_proxy(leaf: &Leaf, to: SocketAddr) -> Self {
-        let tls = format!("ssl;{}", tls(leaf));
+        let tls = format!("ssl; ssl_protocols TLSv1.3;{}", tls(leaf));
         Self::start("https", |site| {
             let upgrade = "proxy_set_header Upgrade $http_upgrade;
                  proxy_set_header Connection upgrade;";
