@@ -36,6 +36,9 @@ pub const NOTSENT_LOWAT: u32 = 128 * 1024;
 pub const PING_AFTER: Duration = Duration::from_secs(5);
 /// Silence after which the peer is gone (SPEC.md §5.2).
 pub const DEAD_AFTER: Duration = Duration::from_secs(15);
+/// How long bytes may wait for the transport while the peer takes none: one that is there reads, so it is gone,
+/// or means to pin us (SPEC.md §5.2).
+const WRITE_STALL: Duration = Duration::from_secs(60);
 /// How long a closed stream goes on reading, so that a reset does not overtake the Close message.
 const CLOSE_LINGER: Duration = Duration::from_secs(2);
 /// Messages without data handled in one go: a peer that floods Pings must not keep the thread.
@@ -127,16 +130,22 @@ pub fn websocket_config() -> WebSocketConfig {
         .max_frame_size(Some(MAX_MESSAGE))
 }
 
-/// A transport that counts what is read from it: any byte is life, also that of a half-read message.
+/// A transport that counts what passes: any byte read is life, also that of a half-read message, and any byte
+/// written shows that the peer takes what waits for it.
 pub struct Counted<S> {
     io: S,
     read: u64,
+    written: u64,
 }
 
 impl<S> Counted<S> {
     /// Counts from here on.
     pub fn new(io: S) -> Self {
-        Self { io, read: 0 }
+        Self {
+            io,
+            read: 0,
+            written: 0,
+        }
     }
 }
 
@@ -159,7 +168,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        if let Poll::Ready(Ok(n)) = &written {
+            self.written += *n as u64;
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -179,6 +192,7 @@ pub struct WsStream<S> {
     /// What has been written and not been made a message yet; at most [`SEND_MESSAGE`].
     outgoing: BytesMut,
     liveness: Liveness,
+    stall: WriteStall,
     close: CloseHandle,
     /// No more data will come: the peer closed, or we were asked to.
     ended: bool,
@@ -206,6 +220,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsStream<S> {
             incoming: Bytes::new(),
             outgoing: BytesMut::new(),
             liveness: Liveness::new(),
+            stall: WriteStall::default(),
             close: CloseHandle::default(),
             ended: false,
             close_sent: false,
@@ -219,12 +234,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsStream<S> {
         self.close.clone()
     }
 
+    /// Waits until the WebSocket takes another message, for as long as the peer takes anything.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let ready = Pin::new(&mut self.ws).poll_ready(cx).map_err(to_io);
+        let written = self.ws.get_ref().written;
+        self.stall.watch(cx, written, ready)
+    }
+
+    /// Waits until everything has gone to the transport, for as long as the peer takes anything.
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let sent = Pin::new(&mut self.ws).poll_flush(cx).map(closed_is_fine);
+        let written = self.ws.get_ref().written;
+        self.stall.watch(cx, written, sent)
+    }
+
     /// Hands what was written to the WebSocket as one message.
     fn poll_push(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.outgoing.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        ready!(Pin::new(&mut self.ws).poll_ready(cx)).map_err(to_io)?;
+        ready!(self.poll_room(cx))?;
         let message = Message::Binary(self.outgoing.split().freeze());
         Poll::Ready(Pin::new(&mut self.ws).start_send(message).map_err(to_io))
     }
@@ -250,8 +279,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsStream<S> {
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.liveness.heard(self.ws.get_ref().read);
         loop {
-            if self.liveness.ping_due() && self.try_ping(cx)? {
-                self.liveness.pinged();
+            if self.liveness.ping_due() {
+                let sent = self.try_ping(cx)?;
+                self.liveness.asked(sent);
             }
             if self.liveness.is_dead() {
                 let silence = format!("nothing came from the peer for {} s", DEAD_AFTER.as_secs());
@@ -266,14 +296,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsStream<S> {
         // A Close message of the peer's is answered by the WebSocket itself, when it is flushed.
         if !self.close_sent && self.close.closed_by_peer().is_none() {
             ready!(self.poll_push(cx))?;
-            ready!(Pin::new(&mut self.ws).poll_ready(cx)).map_err(to_io)?;
+            ready!(self.poll_room(cx))?;
             self.close_sent = true;
             let code = self.close.requested().unwrap_or(CloseCode::Normal);
             closed_is_fine(Pin::new(&mut self.ws).start_send(Message::Close(Some(code.frame()))))?;
         }
-        Poll::Ready(closed_is_fine(ready!(
-            Pin::new(&mut self.ws).poll_flush(cx)
-        )))
+        self.poll_sent(cx)
     }
 }
 
@@ -371,7 +399,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WsStream<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_push(cx))?;
-        Pin::new(&mut self.ws).poll_flush(cx).map_err(to_io)
+        self.poll_sent(cx)
     }
 
     /// Sends the Close message, shuts the transport's writing side, and reads on for a moment: data that
@@ -382,18 +410,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WsStream<S> {
             ready!(Pin::new(self.ws.get_mut()).poll_shutdown(cx))?;
             self.linger = Some(Box::pin(tokio::time::sleep(CLOSE_LINGER)));
         }
+        // The clock before the bytes: a peer that never stops sending must not keep it from being looked at.
+        if let Some(linger) = &mut self.linger
+            && linger.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Ok(()));
+        }
         let mut discarded = [0; 4096];
         loop {
             let mut buf = ReadBuf::new(&mut discarded);
-            match Pin::new(self.ws.get_mut()).poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending => break,
+            ready!(Pin::new(self.ws.get_mut()).poll_read(cx, &mut buf))?;
+            if buf.filled().is_empty() {
+                return Poll::Ready(Ok(()));
             }
-        }
-        match &mut self.linger {
-            Some(linger) => linger.as_mut().poll(cx).map(Ok),
-            None => Poll::Ready(Ok(())),
         }
     }
 }
@@ -406,6 +435,8 @@ struct Liveness {
     waiting: bool,
     heard: Instant,
     read: u64,
+    /// When we first noticed the silence. What counts from here on cannot be a pause of our own.
+    asked: Option<Instant>,
     pinged: bool,
 }
 
@@ -417,6 +448,7 @@ impl Liveness {
             waiting: false,
             heard: Instant::now(),
             read: 0,
+            asked: None,
             pinged: false,
         }
     }
@@ -433,7 +465,8 @@ impl Liveness {
         self.waiting = true;
         self.read = read;
         self.heard = Instant::now();
-        if std::mem::take(&mut self.pinged) {
+        self.pinged = false;
+        if self.asked.take().is_some() {
             self.timer.as_mut().reset(self.heard + PING_AFTER);
         }
     }
@@ -442,25 +475,61 @@ impl Liveness {
         !self.pinged && self.heard.elapsed() >= PING_AFTER
     }
 
-    fn pinged(&mut self) {
-        self.pinged = true;
+    /// The peer was asked, or could not be because bytes still wait for it.
+    fn asked(&mut self, pinged: bool) {
+        self.asked.get_or_insert_with(Instant::now);
+        self.pinged = pinged;
     }
 
     fn is_dead(&self) -> bool {
-        self.heard.elapsed() >= DEAD_AFTER
+        self.asked
+            .is_some_and(|asked| asked.elapsed() >= DEAD_AFTER - PING_AFTER)
     }
 
     /// Ready when there may be something to do. The timer is not moved for each byte: it fires, sees that
     /// bytes came, and sleeps for the rest.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         ready!(self.timer.as_mut().poll(cx));
-        let next = if self.heard.elapsed() < PING_AFTER {
-            PING_AFTER
-        } else {
-            DEAD_AFTER
+        let next = match self.asked {
+            Some(asked) => asked + (DEAD_AFTER - PING_AFTER),
+            None => self.heard + PING_AFTER,
         };
-        self.timer.as_mut().reset(self.heard + next);
+        self.timer.as_mut().reset(next);
         Poll::Ready(())
+    }
+}
+
+/// Gives a peer up that takes nothing while bytes wait for it. Its silence does not tell: HTTP/2 reads no more
+/// when it cannot write.
+#[derive(Default)]
+struct WriteStall {
+    /// Since a write had to wait, or since a byte was taken while it did.
+    timer: Option<Pin<Box<Sleep>>>,
+    written: u64,
+}
+
+impl WriteStall {
+    /// Passes on how a write went; `written` bytes have been taken in all.
+    fn watch(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: u64,
+        result: Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
+        if result.is_ready() {
+            self.timer = None;
+            return result;
+        }
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
+        if self.written != written {
+            self.written = written;
+            timer.as_mut().reset(Instant::now() + WRITE_STALL);
+        }
+        ready!(timer.as_mut().poll(cx));
+        let stalled = format!("the peer took nothing for {} s", WRITE_STALL.as_secs());
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, stalled)))
     }
 }
 
