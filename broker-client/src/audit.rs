@@ -40,7 +40,7 @@ pub use self::record::{ConnectionStart, Ended, Outcome};
 pub use self::writer::AuditWriter;
 
 /// Exchanges that may be in flight at once: 16 tunnels of 256 streams each, the most that one agent
-/// is granted (SPEC.md). Each holds one place of the queue, for its outcome.
+/// is granted (SPEC.md §4.3, §5.4). Each holds one place of the queue, for its outcome.
 const EXCHANGES: usize = 16 * 256;
 
 /// Further places of the queue, for decisions: what the writer takes in about one batch.
