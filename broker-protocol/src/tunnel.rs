@@ -4,12 +4,14 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http2 as client};
 use hyper::server::conn::http2 as server;
@@ -63,13 +65,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     F: Fn(Request<Incoming>) -> R,
     R: Future<Output = Response<B>> + Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::error::Error + Send + Sync,
 {
     let service = hyper::service::service_fn(move |request| {
         // A service's future is large, and hyper moves it several times before it runs.
         let response = Box::pin(service(request));
-        async move { Ok::<_, Infallible>(response.await) }
+        async move { Ok::<_, Infallible>(response.await.map(WithoutEmptyData)) }
     });
     let connection = server::Builder::new(StreamExecutor::new(tasks, stall))
         .timer(TokioTimer::new())
@@ -92,7 +94,7 @@ where
 
 /// The server's end: sends requests, each in a stream of its own.
 pub struct ServerEnd<B> {
-    sender: client::SendRequest<B>,
+    sender: client::SendRequest<WithoutEmptyData<B>>,
     permits: Arc<Semaphore>,
     max_streams: u32,
 }
@@ -179,13 +181,44 @@ where
     /// # Errors
     /// If no answer came; only [`SendError::Unsent`] may be tried elsewhere.
     pub async fn send(&self, request: Request<B>) -> Result<Response<Incoming>, SendError<B>> {
+        let request = request.map(WithoutEmptyData);
         let sent = self.sender.clone().try_send_request(request).await;
-        sent.map_err(
-            |mut error: TrySendError<Request<B>>| match error.take_message() {
-                Some(request) => SendError::Unsent(Box::new(request)),
-                None => SendError::Lost(error.into_error()),
-            },
-        )
+        sent.map_err(|mut error: TrySendError<_>| match error.take_message() {
+            Some(request) => SendError::Unsent(Box::new(request.map(|body| body.0))),
+            None => SendError::Lost(error.into_error()),
+        })
+    }
+}
+
+/// A body without its empty pieces: HTTP/2 takes empty DATA frames for an attack, 100 of them in the life of a
+/// connection, so one caller or origin that makes them would end the tunnel for all.
+struct WithoutEmptyData<B>(B);
+
+impl<B: Body<Data = Bytes> + Unpin> Body for WithoutEmptyData<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let frame = Pin::new(&mut self.0).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(piece))) = &frame
+            && piece.data_ref().is_some_and(Bytes::is_empty)
+        {
+            // Others get their turn before the next piece: there may be any number of empty ones.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
     }
 }
 
