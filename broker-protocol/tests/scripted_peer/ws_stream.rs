@@ -49,7 +49,7 @@ async fn pass(
     reads: &[usize],
 ) -> (Vec<u8>, Vec<u8>) {
     let total = sizes.iter().map(|(size, _)| size).sum();
-    let sent: Vec<u8> = (0..total).map(|i| (i % 251) as u8).collect();
+    let sent: Vec<u8> = (0..251).cycle().take(total).collect();
     let writing = async {
         let mut rest = &sent[..];
         for (size, flush) in sizes {
