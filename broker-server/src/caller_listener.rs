@@ -4,6 +4,7 @@ use broker_process::listener::Connection;
 use broker_protocol::AgentName;
 use broker_protocol::header::REQUEST_ID;
 use http::header::{CONNECTION, HOST, UPGRADE};
+use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -69,14 +70,10 @@ async fn handle(
     let (mut parts, body) = request.into_parts();
     let is_http1 = parts.version <= Version::HTTP_11;
     let is_upgrade = parts.method == Method::CONNECT || parts.headers.contains_key(UPGRADE);
-    if parts.method != Method::CONNECT && is_http1 && parts.uri.scheme().is_some() {
+    if parts.method != Method::CONNECT && is_http1 && parts.uri.authority().is_some() {
         return Err(Failure::NotOriginForm);
     }
-    let host = parts
-        .uri
-        .host()
-        .map(str::to_owned)
-        .or_else(|| host_header(&parts.headers));
+    let host = host(&parts)?;
     let target = parts
         .uri
         .path_and_query()
@@ -121,13 +118,30 @@ async fn handle(
     relay::relay(&*state.registry, call, state.response_timeout).await
 }
 
-fn host_header(headers: &http::HeaderMap) -> Option<String> {
-    let host = headers.get(HOST)?.to_str().ok()?;
-    Some(
+/// What the caller calls us: something in front of us may have chosen by another name if there were two
+/// (RFC 9112 §3.2, RFC 9113 §8.3.1).
+fn host(parts: &Parts) -> Result<Option<String>, Failure> {
+    let mut headers = parts.headers.get_all(HOST).iter();
+    let header = match (headers.next(), headers.next()) {
+        (_, Some(_)) => return Err(Failure::NotOneHost),
+        (None, None) if parts.version == Version::HTTP_11 => return Err(Failure::NotOneHost),
+        (header, None) => header,
+    };
+    // That of a CONNECT is where it wants to go.
+    let authority = parts.uri.authority();
+    if let Some(authority) = authority.filter(|_| parts.method != Method::CONNECT) {
+        return if header.is_none_or(|header| header == authority.as_str()) {
+            Ok(Some(authority.host().to_owned()))
+        } else {
+            Err(Failure::NotOneHost)
+        };
+    }
+    let name = |host: &str| {
         host.rsplit_once(':')
             .map_or(host, |(name, _port)| name)
-            .to_owned(),
-    )
+            .to_owned()
+    };
+    Ok(header.and_then(|header| header.to_str().ok()).map(name))
 }
 
 /// `/broker/{agent}/{rest}` as the agent's name and `/{rest}`, of which no byte is touched.
@@ -141,9 +155,13 @@ fn split(target: &str) -> Result<(AgentName, PathAndQuery), Failure> {
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (agent, rest) = rest.split_at(end);
     let agent = agent.parse().map_err(|_| Failure::NotAnAgentName)?;
-    // `PathAndQuery` itself puts the `/` before a query that stands alone.
-    let rest = if rest.is_empty() { "/" } else { rest };
-    let rest = PathAndQuery::try_from(rest).map_err(|_| Failure::NotOriginForm)?;
+    let rest = if rest.starts_with('/') {
+        PathAndQuery::try_from(rest)
+    } else {
+        // An empty path is `/` in every target (RFC 9112 §3.2.1).
+        PathAndQuery::try_from(format!("/{rest}"))
+    };
+    let rest = rest.map_err(|_| Failure::NotOriginForm)?;
     Ok((agent, rest))
 }
 
@@ -162,7 +180,7 @@ mod tests {
             ),
             ("/broker/a", "a", "/"),
             ("/broker/a/", "a", "/"),
-            ("/broker/a?q", "a", "?q"),
+            ("/broker/a?q", "a", "/?q"),
         ] {
             let (name, path) = split(target).unwrap();
             assert_eq!((name.as_str(), path.as_str()), (agent, rest), "{target}");

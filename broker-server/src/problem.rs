@@ -8,6 +8,7 @@ use crate::agents::AgentKey;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Failure {
     NotOriginForm,
+    NotOneHost,
     TargetTooLong { bytes: usize, limit: usize },
     NoSuchResource,
     NotAnAgentName,
@@ -38,6 +39,10 @@ impl Failure {
             Self::NotOriginForm => (
                 ErrorCode::BadTarget,
                 "the request target must be a path beginning with \"/\" (RFC 9112 §3.2.1)".into(),
+            ),
+            Self::NotOneHost => (
+                ErrorCode::BadRequest,
+                "a request names its host once, in `Host` or `:authority` (RFC 9112 §3.2, RFC 9113 §8.3.1)".into(),
             ),
             Self::TargetTooLong { bytes, limit } => (
                 ErrorCode::TargetTooLong,

@@ -210,7 +210,13 @@ impl Body for RequestBody {
             return Poll::Ready(None);
         };
         let frame = ready!(Pin::new(&mut body.incoming).poll_frame(cx));
-        if frame.is_none() || body.incoming.is_end_stream() {
+        // Nobody asks again after trailers.
+        let is_last = match &frame {
+            None => true,
+            Some(Ok(frame)) => frame.is_trailers() || body.incoming.is_end_stream(),
+            Some(Err(_)) => false,
+        };
+        if is_last {
             body.upload.complete.store(true, Ordering::Release);
             body.upload.set_over();
         }
