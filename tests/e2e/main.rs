@@ -6,7 +6,11 @@
     reason = "a test fails by panicking, also in what tests share, and shows the figures that it measures"
 )]
 
+mod callers;
+mod hostile;
 mod real_programs;
 mod request;
+mod smuggling;
 mod streaming;
+mod tenants;
 mod tunnels;

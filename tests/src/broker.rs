@@ -12,7 +12,7 @@ use broker_client::{Agent as AgentProgram, AgentError, config as agent_config};
 use broker_process::settings::Environment;
 use broker_protocol::{AccessToken, TokenKind};
 use broker_server::{Listeners, Server as ServerProgram, config as server_config};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::runtime::{self, Runtime};
@@ -222,6 +222,16 @@ impl Reach {
         self.caller_as(TENANT, CALLER, "broker-authorization")
     }
 
+    /// A request's head as raw bytes: this method and target, [`CALLER`]'s credential, and further lines, each with
+    /// its line end.
+    pub fn raw_head(&self, method_and_target: &str, lines: &str) -> Vec<u8> {
+        let token = self.site.caller_token(TENANT, CALLER).expose();
+        format!(
+            "{method_and_target} HTTP/1.1\r\nHost: broker\r\nBroker-Authorization: Bearer {token}\r\n{lines}\r\n"
+        )
+        .into_bytes()
+    }
+
     /// Another caller, with its credential in this header.
     pub fn caller_as(&self, tenant: &str, caller: &str, header: &str) -> Caller {
         let token = self.site.caller_token(tenant, caller);
@@ -327,6 +337,13 @@ impl AgentSetup {
             accept: Some(accept),
             ..Self::without_rules()
         }
+    }
+
+    /// [`AGENT`] of [`TENANT`] with one rule that allows whatever can be allowed.
+    pub fn allowing_everything(origin: &str) -> Self {
+        Self::with_rules(
+            json!({"private": [{"method": "any", "path": "/*", "origin": origin}]}),
+        )
     }
 
     /// [`AGENT`] of [`TENANT`] without an accept file.

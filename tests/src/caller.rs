@@ -6,6 +6,7 @@ pub mod body;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use broker_protocol::ErrorCode;
 use bytes::{Bytes, BytesMut};
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
@@ -322,6 +323,33 @@ impl Answer {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
+    /// The problem document of a failure that the broker itself answers with.
+    ///
+    /// # Panics
+    /// When status, headers and document do not all tell of `code`, under one request id.
+    pub async fn problem(self, code: ErrorCode) -> serde_json::Value {
+        assert_eq!(self.header("broker-error"), Some(code.as_str()));
+        assert_eq!(self.status(), code.status());
+        assert_eq!(
+            self.header("content-type"),
+            Some("application/problem+json")
+        );
+        assert_eq!(self.header("cache-control"), Some("no-store"));
+        let wait = code.retry_after().map(|wait| wait.as_secs().to_string());
+        assert_eq!(self.header("retry-after").map(str::to_owned), wait);
+        let request_id = self
+            .header("broker-request-id")
+            .unwrap_or_default()
+            .to_owned();
+        assert!(!request_id.is_empty(), "{code}: no broker-request-id");
+        let document = self.json().await;
+        assert_eq!(document["code"], code.as_str());
+        assert_eq!(document["status"], code.status().as_u16());
+        assert_eq!(document["title"], code.title());
+        assert_eq!(document["request_id"], request_id.as_str());
+        document
+    }
+
     /// The whole body and the trailers after it.
     pub async fn bytes_and_trailers(mut self) -> (Bytes, HeaderMap) {
         let (mut body, mut trailers) = (BytesMut::new(), HeaderMap::new());
@@ -356,6 +384,13 @@ pub struct RawAnswer {
     pub head: Head,
     /// The body, with the transfer coding taken off.
     pub body: Vec<u8>,
+}
+
+impl RawAnswer {
+    /// The code of a failure that the broker itself answers with; what its HTTP parser refuses has none.
+    pub fn code(&self) -> Option<String> {
+        self.head.value("broker-error")
+    }
 }
 
 #[cfg(test)]

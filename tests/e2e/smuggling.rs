@@ -1,0 +1,211 @@
+//! Requests that two HTTP parsers could split differently: the origin sees the one that was judged, or none.
+
+use broker_tests::broker::{Agent, AgentSetup, Server, Site};
+use broker_tests::origin::{Answer, Origin};
+
+/// What follows each case on the same connection: seen by the origin where the case is over and the connection is
+/// kept, and never as anything else.
+const NEXT: &str = "GET /broker/sonarqube/next";
+
+/// A case's header lines, its body, and what the origin sees of it and of [`NEXT`].
+type Case = (&'static str, &'static str, &'static [&'static str]);
+
+const KEPT: &[&str] = &["POST /case HTTP/1.1", "GET /next HTTP/1.1"];
+const CLOSED: &[&str] = &["POST /case HTTP/1.1"];
+const REFUSED: &[&str] = &[];
+const REFUSED_AND_KEPT: &[&str] = &["GET /next HTTP/1.1"];
+
+const CASES: &[Case] = &[
+    // Two lengths: the chunked one counts, and the connection is not used again (RFC 9112 §6.1).
+    (
+        "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+        "0\r\n\r\n",
+        CLOSED,
+    ),
+    (
+        "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
+        "0\r\n\r\n",
+        CLOSED,
+    ),
+    (
+        "Content-Length: 5\r\nContent-Length: 6\r\n",
+        "hello!",
+        REFUSED,
+    ),
+    ("Content-Length: 5\r\nContent-Length: 5\r\n", "hello", KEPT),
+    ("Content-Length: 5, 5\r\n", "hello", REFUSED),
+    ("Content-Length: +5\r\n", "hello", REFUSED),
+    ("Content-Length: -5\r\n", "hello", REFUSED),
+    ("Content-Length: 0x5\r\n", "hello", REFUSED),
+    ("Content-Length: 99999999999999999999\r\n", "hello", REFUSED),
+    ("Content-Length : 5\r\n", "hello", REFUSED),
+    // Codings that hide `chunked`.
+    (
+        "Transfer-Encoding: chunked, identity\r\n",
+        "0\r\n\r\n",
+        REFUSED,
+    ),
+    ("Transfer-Encoding: xchunked\r\n", "0\r\n\r\n", REFUSED),
+    ("Transfer-Encoding: gzip\r\n", "0\r\n\r\n", REFUSED),
+    (
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+        "0\r\n\r\n",
+        REFUSED,
+    ),
+    ("Transfer-Encoding : chunked\r\n", "0\r\n\r\n", REFUSED),
+    ("Transfer-Encoding:\x0bchunked\r\n", "0\r\n\r\n", REFUSED),
+    ("X: y\rTransfer-Encoding: chunked\r\n", "0\r\n\r\n", REFUSED),
+    (
+        "X: y\r\n Transfer-Encoding: chunked\r\n",
+        "0\r\n\r\n",
+        REFUSED,
+    ),
+    // Chunks.
+    (
+        "Transfer-Encoding: CHUNKED\r\n",
+        "5;a=b\r\nhello\r\n0\r\nX-Trailer: 1\r\n\r\n",
+        KEPT,
+    ),
+    (
+        "Transfer-Encoding: chunked\r\n",
+        "zz\r\nhello\r\n0\r\n\r\n",
+        REFUSED,
+    ),
+    (
+        "Transfer-Encoding: chunked\r\n",
+        "-5\r\nhello\r\n0\r\n\r\n",
+        REFUSED,
+    ),
+    (
+        "Transfer-Encoding: chunked\r\n",
+        "+5\r\nhello\r\n0\r\n\r\n",
+        REFUSED,
+    ),
+    (
+        "Transfer-Encoding: chunked\r\n",
+        "0x5\r\nhello\r\n0\r\n\r\n",
+        REFUSED,
+    ),
+    (
+        "Transfer-Encoding: chunked\r\n",
+        "fffffffffffffffff5\r\nhello\r\n0\r\n\r\n",
+        REFUSED,
+    ),
+    (
+        "Transfer-Encoding: chunked\r\n",
+        "5\r\nhelloXX0\r\n\r\n",
+        REFUSED,
+    ),
+    (
+        "Transfer-Encoding: chunked\r\n",
+        "5\nhello\r\n0\r\n\r\n",
+        REFUSED,
+    ),
+    // Header lines.
+    ("X: y\r\n folded\r\n", "", REFUSED),
+    ("X: a\rb\r\n", "", REFUSED),
+    ("X: a\0b\r\n", "", REFUSED),
+    ("X y: a\r\n", "", REFUSED),
+    ("X\r\n", "", REFUSED),
+    (": a\r\n", "", REFUSED),
+    ("X: y\n", "", KEPT),
+    // More than one name for us (RFC 9112 §3.2).
+    ("Host: other\r\n", "", REFUSED_AND_KEPT),
+    // A body that is a request.
+    (
+        "Content-Length: 38\r\n",
+        "GET /smuggled HTTP/1.1\r\nHost: broker\r\n\r\n",
+        KEPT,
+    ),
+];
+
+#[tokio::test]
+async fn one_accepted_request_is_one_request_at_the_origin() {
+    let (origin, server, _agent) = permissive().await;
+    let mut seen = 0;
+    for (lines, body, expected) in CASES {
+        let case = [
+            server.raw_head("POST /broker/sonarqube/case", lines),
+            body.as_bytes().to_vec(),
+            server.raw_head(NEXT, "Connection: close\r\n"),
+        ];
+        let answers = server.stranger().raw_until_close(&case.concat()).await;
+        let answers = String::from_utf8(answers).unwrap();
+        let requests = origin.requests().split_off(seen);
+        let lines_seen: Vec<_> = requests
+            .iter()
+            .map(|request| request.head.first_line())
+            .collect();
+        assert_eq!(lines_seen, *expected, "{lines:?} {body:?}: {answers}");
+        for request in &requests {
+            let lengths = request.head.values("content-length").len();
+            let codings = request.head.values("transfer-encoding").len();
+            assert!(lengths + codings <= 1, "{lines:?}: {:?}", request.head);
+        }
+        let accepted = answers.matches("HTTP/1.1 200").count();
+        assert_eq!(accepted, expected.len(), "{lines:?} {body:?}: {answers}");
+        seen += requests.len();
+    }
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_one_by_one_and_each_is_judged() {
+    let (origin, server, agent) = permissive().await;
+    let requests = [
+        server.raw_head("POST /broker/sonarqube/1", "Content-Length: 3\r\n"),
+        b"one".to_vec(),
+        server.raw_head("GET /broker/sonarqube/a/../2", ""),
+        server.raw_head("GET /broker/sonarqube/3", "Connection: close\r\n"),
+    ];
+    let answers = server.stranger().raw_until_close(&requests.concat()).await;
+
+    let answers = String::from_utf8(answers).unwrap();
+    let statuses: Vec<_> = answers
+        .match_indices("HTTP/1.1 ")
+        .map(|(at, _)| &answers[at + 9..at + 12])
+        .collect();
+    assert_eq!(statuses, ["200", "400", "200"]);
+    let seen: Vec<_> = origin
+        .requests()
+        .iter()
+        .map(|request| request.head.target())
+        .collect();
+    assert_eq!(seen, ["/1", "/3"]);
+    let verdicts: Vec<_> = agent
+        .audit("decision")
+        .iter()
+        .map(|line| line["verdict"].clone())
+        .collect();
+    assert_eq!(verdicts, ["allow", "deny", "allow"]);
+}
+
+#[tokio::test]
+async fn what_is_no_http1_request_is_refused() {
+    let (origin, server, _agent) = permissive().await;
+    let head = String::from_utf8(server.raw_head("GET /broker/sonarqube/a", "")).unwrap();
+    for (from, to) in [
+        (" HTTP/1.1", ""),
+        (" HTTP/1.1", " HTTP/2.0"),
+        (" HTTP/1.1", " HTTP/1.2"),
+        (" HTTP/1.1", " http/1.1"),
+        (" HTTP/1.1", " HTTP/1.1 "),
+        ("GET ", "G(T "),
+        ("GET ", " GET "),
+        ("GET ", "\0GET "),
+        ("Host: broker\r\n", ""),
+    ] {
+        let request = head.replacen(from, to, 1);
+        let answer = server.stranger().raw(request.as_bytes()).await;
+        assert_eq!(answer.head.status(), 400, "{request:?}");
+    }
+    assert_eq!(origin.connections(), 0);
+}
+
+async fn permissive() -> (Origin, Server, Agent) {
+    let origin = Origin::answering(|_| Answer::json("{}")).await;
+    let server = Server::start(Site::simple()).await;
+    let agent = AgentSetup::allowing_everything(&origin.url())
+        .start(&server)
+        .await;
+    (origin, server, agent)
+}
