@@ -1,13 +1,17 @@
 //! Who a caller is: one broker credential, in the place that the caller's entry declares, and nothing of it travels.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use broker_protocol::header::AUTHORIZATION as BROKER_AUTHORIZATION;
 use broker_protocol::{
     AccessToken, AgentName, CallerName, TenantId, TokenDigest, TokenKind, bearer,
 };
 use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::percent_decode;
 
 use crate::config::{AgentScope, CredentialPlace, Tenant};
 use crate::problem::Failure;
@@ -114,17 +118,28 @@ impl Callers {
     }
 }
 
-/// Whether a text that would travel on holds something like one of our secrets.
+/// Whether a text that would travel on holds something like one of our secrets, percent-encoded or not.
 pub(crate) fn mentions_broker_secret(text: &[u8]) -> bool {
-    [TokenKind::Agent, TokenKind::Caller].iter().any(|kind| {
-        let prefix = kind.prefix().as_bytes();
-        text.windows(prefix.len())
-            .any(|window| window.eq_ignore_ascii_case(prefix))
-    })
+    let mentions = |text: &[u8]| {
+        [TokenKind::Agent, TokenKind::Caller].iter().any(|kind| {
+            let prefix = kind.prefix().as_bytes();
+            text.windows(prefix.len())
+                .any(|window| window.eq_ignore_ascii_case(prefix))
+        })
+    };
+    mentions(text) || mentions(&Cow::from(percent_decode(text)))
 }
 
 fn holds_broker_secret(value: &HeaderValue) -> bool {
     mentions_broker_secret(value.as_bytes())
+        || basic(value).is_some_and(|pair| mentions_broker_secret(&pair))
+}
+
+/// The user and password of a Basic credential (RFC 7617 §2), where clients put a token as either.
+fn basic(value: &HeaderValue) -> Option<Vec<u8>> {
+    let (scheme, encoded) = value.to_str().ok()?.split_once(' ')?;
+    let pair = STANDARD.decode(encoded.trim()).ok()?;
+    scheme.eq_ignore_ascii_case("basic").then_some(pair)
 }
 
 fn is_broker_secret(value: &HeaderValue) -> bool {
