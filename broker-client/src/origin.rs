@@ -196,7 +196,7 @@ fn request(uri: Uri, method: Method, headers: HeaderMap, body: UploadBody) -> Re
     request
 }
 
-/// Marks the connection as used, and refuses an answer that nobody asked for.
+/// Marks the connection as used, and refuses an answer that nobody asked for or that the tunnel would not take.
 fn accept(response: Response<Incoming>) -> Result<Response<Incoming>, OriginError> {
     if let Some(used) = response.extensions().get::<Used>() {
         used.0.store(true, Ordering::Relaxed);
@@ -206,7 +206,20 @@ fn accept(response: Response<Incoming>) -> Result<Response<Incoming>, OriginErro
             "the origin switched protocols without being asked".into(),
         ));
     }
+    // The client's own limit is one of its buffer, and lets through what has come in one piece.
+    if header_bytes(response.headers()) > MAX_HEADER_BYTES {
+        return Err(OriginError::Protocol(format!(
+            "the answer's headers have more than {MAX_HEADER_BYTES} bytes"
+        )));
+    }
     Ok(response)
+}
+
+fn header_bytes(headers: &HeaderMap) -> usize {
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len())
+        .sum()
 }
 
 /// Whether a connection that had already served a request was closed before any byte of this answer.
