@@ -1,5 +1,7 @@
 //! Who a caller is: one credential in its place, and no broker secret travels.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use broker_protocol::{AccessToken, ErrorCode, TokenKind};
 use broker_tests::broker::{AGENT, Agent, AgentSetup, CALLER, Server, Site, TENANT};
 use broker_tests::caller::{Answer, Caller, body};
@@ -299,6 +301,10 @@ async fn a_broker_secret_anywhere_else_is_refused_whether_it_is_still_good_or_no
             ("x-token", secret.to_owned()),
             ("x-anything", format!("Bearer {secret}, x")),
             ("referer", format!("https://app.example/?token={escaped}")),
+            (
+                "authorization",
+                format!("Basic {}", STANDARD.encode(format!("x:{secret}"))),
+            ),
         ] {
             let answer = ask(&scene.caller(), "/broker/sonarqube/a", &[(name, value)]).await;
             answer.problem(ErrorCode::BadRequest).await;

@@ -7,6 +7,7 @@
 )]
 
 mod callers;
+mod failures;
 mod hostile;
 mod real_programs;
 mod request;

@@ -107,7 +107,9 @@ impl Caller {
         let io = TokioIo::new(self.open().await);
         let mut driver = JoinSet::new();
         let sender = if self.version == Version::HTTP_2 {
-            let handshake = http2::handshake(TokioExecutor::new(), io);
+            let mut http2 = http2::Builder::new(TokioExecutor::new());
+            // The product's own limit is the one that tests meet.
+            let handshake = http2.max_header_list_size(1024 * 1024).handshake(io);
             let (sender, connection) = within("an HTTP/2 handshake", handshake).await.unwrap();
             driver.spawn(async { connection.await.unwrap_or_default() });
             Sender::Http2(sender)
