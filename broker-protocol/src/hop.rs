@@ -3,6 +3,7 @@
 //! | removed | from | why |
 //! |---|---|---|
 //! | `Connection` and what it names, `Keep-Alive`, `Proxy-Connection`, `TE` but for `trailers`, `Transfer-Encoding`, `Upgrade`, `HTTP2-Settings` | everything | they speak of one connection (RFC 9110 §7.6.1) |
+//! | `Content-Length` beside `Transfer-Encoding` | everything | the coding counts (RFC 9112 §6.3) |
 //! | `Proxy-Authorization`, `Proxy-Authenticate`, `Proxy-Authentication-Info` | everything | they are between the caller and us (RFC 9110 §11.7) |
 //! | `Host`, `Expect` | requests | the origin has its own name; we answer expectations ourselves |
 //! | `broker-*` | everything | reserved (SPEC.md §6) |
@@ -180,6 +181,10 @@ pub fn clean_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
 }
 
 fn remove_hop_by_hop(headers: &mut HeaderMap, removed: &mut Removed) {
+    // RFC 9112 §6.3: beside a transfer coding a length says nothing of the body, and must not travel as if it did.
+    if headers.contains_key(TRANSFER_ENCODING) {
+        remove(headers, &CONTENT_LENGTH, removed);
+    }
     for name in named_by_connection(headers) {
         if !NOT_BY_CONNECTION.contains(&name) {
             remove(headers, &name, removed);
@@ -289,6 +294,13 @@ mod tests {
         remove_from_request(&mut map);
         assert_eq!(map["content-length"], "3");
         assert_eq!(map["authorization"], "Bearer x");
+    }
+
+    #[test]
+    fn a_length_beside_a_transfer_coding_does_not_travel() {
+        let mut map = headers(&[("content-length", "3"), ("transfer-encoding", "chunked")]);
+        remove_from_response(&mut map, false);
+        assert_eq!(names(&map), [] as [&str; 0]);
     }
 
     #[test]
