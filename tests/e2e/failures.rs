@@ -1,7 +1,7 @@
 //! Every failure that a caller can see: its code, its status, its document, and an end that is seen to be one.
 
 use broker_protocol::ErrorCode;
-use broker_tests::broker::{AGENT, Agent, AgentSetup, CALLER, Server, Site, TENANT};
+use broker_tests::broker::{AGENT, Agent, AgentSetup, CALLER, Server, Site, TENANT, permissive};
 use broker_tests::caller::{Caller, body};
 use broker_tests::origin::{self, Exchange, Origin, head};
 use broker_tests::tap::Tap;
@@ -17,10 +17,7 @@ const TARGET: &str = "/broker/sonarqube/a";
 
 async fn scripted() -> (Origin, Server, Agent) {
     let origin = Origin::scripted().await;
-    let server = Server::start(Site::simple()).await;
-    let agent = AgentSetup::allowing_everything(&origin.url())
-        .start(&server)
-        .await;
+    let (server, agent) = permissive(&origin).await;
     (origin, server, agent)
 }
 
@@ -459,10 +456,7 @@ async fn forty_kib_of_headers_pass_both_ways() {
         origin::Answer::new(200, &headers, "{}")
     })
     .await;
-    let server = Server::start(Site::simple()).await;
-    let _agent = AgentSetup::allowing_everything(&origin.url())
-        .start(&server)
-        .await;
+    let (server, _agent) = permissive(&origin).await;
     for version in [Version::HTTP_11, Version::HTTP_2] {
         let caller = headers.iter().fold(
             server.caller().with_version(version),

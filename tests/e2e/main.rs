@@ -8,6 +8,7 @@
 
 mod callers;
 mod failures;
+mod headers;
 mod hostile;
 mod real_programs;
 mod request;

@@ -1,6 +1,6 @@
 //! Requests that two HTTP parsers could split differently: the origin sees the one that was judged, or none.
 
-use broker_tests::broker::{Agent, AgentSetup, Server, Site};
+use broker_tests::broker::permissive;
 use broker_tests::origin::{Answer, Origin};
 
 /// What follows each case on the same connection: seen by the origin where the case is over and the connection is
@@ -121,7 +121,8 @@ const CASES: &[Case] = &[
 
 #[tokio::test]
 async fn one_accepted_request_is_one_request_at_the_origin() {
-    let (origin, server, _agent) = permissive().await;
+    let origin = Origin::answering(|_| Answer::json("{}")).await;
+    let (server, _agent) = permissive(&origin).await;
     let mut seen = 0;
     for (lines, body, expected) in CASES {
         let case = [
@@ -150,7 +151,8 @@ async fn one_accepted_request_is_one_request_at_the_origin() {
 
 #[tokio::test]
 async fn pipelined_requests_are_answered_one_by_one_and_each_is_judged() {
-    let (origin, server, agent) = permissive().await;
+    let origin = Origin::answering(|_| Answer::json("{}")).await;
+    let (server, agent) = permissive(&origin).await;
     let requests = [
         server.raw_head("POST /broker/sonarqube/1", "Content-Length: 3\r\n"),
         b"one".to_vec(),
@@ -181,7 +183,8 @@ async fn pipelined_requests_are_answered_one_by_one_and_each_is_judged() {
 
 #[tokio::test]
 async fn what_is_no_http1_request_is_refused() {
-    let (origin, server, _agent) = permissive().await;
+    let origin = Origin::answering(|_| Answer::json("{}")).await;
+    let (server, _agent) = permissive(&origin).await;
     let head = String::from_utf8(server.raw_head("GET /broker/sonarqube/a", "")).unwrap();
     for (from, to) in [
         (" HTTP/1.1", ""),
@@ -199,13 +202,4 @@ async fn what_is_no_http1_request_is_refused() {
         assert_eq!(answer.head.status(), 400, "{request:?}");
     }
     assert_eq!(origin.connections(), 0);
-}
-
-async fn permissive() -> (Origin, Server, Agent) {
-    let origin = Origin::answering(|_| Answer::json("{}")).await;
-    let server = Server::start(Site::simple()).await;
-    let agent = AgentSetup::allowing_everything(&origin.url())
-        .start(&server)
-        .await;
-    (origin, server, agent)
 }

@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::caller::Caller;
 use crate::certs::{Ca, Leaf};
+use crate::origin::Origin;
 use crate::wait::within;
 
 /// The tenant of tests that need one alone.
@@ -318,6 +319,15 @@ impl Server {
     pub async fn kill(self) {
         self.life.kill().await;
     }
+}
+
+/// A server for [`Site::simple`], and its agent in front of this origin, which may be asked everything.
+pub async fn permissive(origin: &Origin) -> (Server, Agent) {
+    let server = Server::start(Site::simple()).await;
+    let agent = AgentSetup::allowing_everything(&origin.url())
+        .start(&server)
+        .await;
+    (server, agent)
 }
 
 /// How an agent is started.
