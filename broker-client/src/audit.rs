@@ -592,13 +592,14 @@ mod tests {
 
         {
             let mut request = std::pin::pin!(allow(&log, "r1"));
-            // One poll queues the decision; then the caller is gone.
-            assert!(futures_util::poll!(&mut request).is_pending());
+            // One poll queues the decision, which may be written by now or not; then the caller is gone.
+            drop(futures_util::poll!(&mut request));
         }
         writer.close().await.unwrap();
 
         assert_eq!(kinds(&path), ["start", "decision", "outcome", "stop"]);
-        assert_eq!(lines(&path)[2]["ended"], "not-sent");
+        let ended = &lines(&path)[2]["ended"];
+        assert!(*ended == "not-sent" || *ended == "caller-gone", "{ended}");
     }
 
     #[tokio::test]
