@@ -433,7 +433,7 @@ async fn an_origin_that_falls_silent_leaves_a_body_that_is_seen_to_be_broken() {
     for (version, framing) in FRAMINGS {
         let caller = server.caller().with_version(version);
         assert_broken(&origin, caller, framing, async |mut exchange| {
-            exchange.client_gone().await
+            exchange.client_gone().await;
         })
         .await;
     }

@@ -193,6 +193,7 @@ async fn what_the_origin_says_of_its_connection_or_in_our_name_does_not_travel()
             [
                 "broker-request-id",
                 "content-length",
+                "date",
                 "etag",
                 "server",
                 "www-authenticate"

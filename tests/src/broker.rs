@@ -351,9 +351,7 @@ impl AgentSetup {
 
     /// [`AGENT`] of [`TENANT`] with one rule that allows whatever can be allowed.
     pub fn allowing_everything(origin: &str) -> Self {
-        Self::with_rules(
-            json!({"private": [{"method": "any", "path": "/*", "origin": origin}]}),
-        )
+        Self::with_rules(json!({"private": [{"method": "any", "path": "/*", "origin": origin}]}))
     }
 
     /// [`AGENT`] of [`TENANT`] without an accept file.
