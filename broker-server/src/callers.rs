@@ -130,6 +130,18 @@ pub(crate) fn mentions_broker_secret(text: &[u8]) -> bool {
     mentions(text) || mentions(&Cow::from(percent_decode(text)))
 }
 
+/// Removes trailers that hold something like one of our secrets: they come too late to refuse the request.
+pub(crate) fn remove_broker_secrets(trailers: &mut HeaderMap) {
+    let holding: Vec<HeaderName> = trailers
+        .iter()
+        .filter(|(_, value)| holds_broker_secret(value))
+        .map(|(name, _)| name.clone())
+        .collect();
+    for name in holding {
+        trailers.remove(name);
+    }
+}
+
 fn holds_broker_secret(value: &HeaderValue) -> bool {
     mentions_broker_secret(value.as_bytes())
         || basic(value).is_some_and(|pair| mentions_broker_secret(&pair))

@@ -18,6 +18,7 @@ use hyper::body::Incoming;
 use tokio::sync::Notify;
 
 use crate::agents::{AgentKey, Registry, Tunnel};
+use crate::callers::remove_broker_secrets;
 use crate::problem::Failure;
 
 /// Most bytes of an answer that are read before its head goes to the caller.
@@ -220,7 +221,7 @@ impl Body for RequestBody {
             body.upload.complete.store(true, Ordering::Release);
             body.upload.set_over();
         }
-        Poll::Ready(frame.map(|frame| frame.map(hop::clean_trailers)))
+        Poll::Ready(frame.map(|frame| frame.map(clean_trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -242,6 +243,16 @@ impl Body for RequestBody {
             Self::Caller(body) => body.incoming.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
         }
+    }
+}
+
+fn clean_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+    match hop::clean_trailers(frame).into_trailers() {
+        Ok(mut trailers) => {
+            remove_broker_secrets(&mut trailers);
+            Frame::trailers(trailers)
+        }
+        Err(data) => data,
     }
 }
 

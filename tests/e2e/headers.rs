@@ -387,6 +387,7 @@ async fn the_callers_trailers_reach_the_origin() {
                 ("authorization", "Bearer late"),
                 ("cookie", "late=1"),
                 ("broker-caller", "late"),
+                ("x-late", "Bearer brk_caller_late"),
             ] {
                 trailers.insert(
                     HeaderName::from_static(name),
@@ -398,7 +399,7 @@ async fn the_callers_trailers_reach_the_origin() {
         let request = http::Request::post(TARGET)
             .header(
                 "trailer",
-                "x-checksum, authorization, cookie, broker-caller",
+                "x-checksum, authorization, cookie, broker-caller, x-late",
             )
             .body(upload)
             .unwrap();
