@@ -1,7 +1,10 @@
 //! Requests that two HTTP parsers could split differently: the origin sees the one that was judged, or none.
 
 use broker_tests::broker::permissive;
+use broker_tests::caller::body;
 use broker_tests::origin::{Answer, Origin};
+use bytes::Bytes;
+use http::{Request, Version};
 
 /// What follows each case on the same connection: seen by the origin where the case is over and the connection is
 /// kept, and never as anything else.
@@ -179,6 +182,31 @@ async fn pipelined_requests_are_answered_one_by_one_and_each_is_judged() {
         .map(|line| line["verdict"].clone())
         .collect();
     assert_eq!(verdicts, ["allow", "deny", "allow"]);
+}
+
+#[tokio::test]
+async fn a_length_that_an_http2_body_does_not_keep_makes_no_request() {
+    let origin = Origin::answering(|_| Answer::json("{}")).await;
+    let (server, _agent) = permissive(&origin).await;
+    let caller = server.caller().with_version(Version::HTTP_2);
+    for (length, body) in [(3, "hello"), (9, "hello"), (0, "hello"), (5, "")] {
+        // Of unknown length to the client, so that it does not correct the header.
+        let (mut sender, upload) = body::channel();
+        let play = async move {
+            // The server may be gone before all of it is sent.
+            sender.send_data(Bytes::from(body)).await.ok();
+        };
+        let request = Request::post("/broker/sonarqube/case")
+            .header("content-length", length)
+            .body(upload)
+            .unwrap();
+        let (answer, ()) = tokio::join!(caller.try_send(request), play);
+        if let Ok(answer) = answer {
+            assert!(!answer.status().is_success(), "{length} {body:?}");
+        }
+    }
+    assert_eq!(origin.requests().len(), 0);
+    assert_eq!(caller.get("/broker/sonarqube/next").await.status(), 200);
 }
 
 #[tokio::test]
