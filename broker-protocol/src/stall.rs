@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,22 +53,27 @@ where
 }
 
 /// A body that says when its bytes are waiting to be taken. Must be made within the stream's own task.
-pub struct Watched<B> {
+///
+/// Where the body breaks, that is told one turn later: hyper drops what it has not sent by then, the head of the
+/// answer included, and an HTTP/1 peer would see the connection close without an answer.
+pub struct Watched<B: Body> {
     body: B,
     progress: Option<Arc<Progress>>,
+    broken: Option<B::Error>,
 }
 
-impl<B> Watched<B> {
+impl<B: Body> Watched<B> {
     /// Watches `body` for the stream whose service is running.
     pub fn new(body: B) -> Self {
         Self {
             body,
             progress: PROGRESS.try_with(Arc::clone).ok(),
+            broken: None,
         }
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
+impl<B: Body<Data = Bytes, Error: Unpin> + Unpin> Body for Watched<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -79,15 +84,27 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
         if let Some(progress) = &self.progress {
             progress.asked();
         }
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if let (Some(progress), Poll::Ready(Some(Ok(_)))) = (&self.progress, &frame) {
-            progress.handed_out();
+        if let Some(error) = self.broken.take() {
+            return Poll::Ready(Some(Err(error)));
         }
-        frame
+        match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                if let Some(progress) = &self.progress {
+                    progress.handed_out();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                self.broken = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            None => Poll::Ready(None),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.broken.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

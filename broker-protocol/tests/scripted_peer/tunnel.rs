@@ -257,6 +257,24 @@ async fn an_answer_that_breaks_is_seen_to_break_and_the_others_go_on() {
 }
 
 #[tokio::test]
+async fn an_answer_that_breaks_at_once_has_its_head_and_what_came_before() {
+    let tunnel = Tunnel::open(1, |_| async {
+        let broken = [Ok(data("half")), Err(io::Error::other("the origin broke"))];
+        Response::new(StreamBody::new(stream::iter(broken)).boxed_unsync())
+    })
+    .await;
+    for _ in 0..100 {
+        let mut broken = tunnel.send(get("/")).await.into_body();
+        let half = within("the first half", broken.frame())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(half.into_data().unwrap(), "half");
+        within("the break", broken.collect()).await.unwrap_err();
+    }
+}
+
+#[tokio::test]
 async fn empty_pieces_of_a_body_do_not_end_the_tunnel() {
     // HTTP/2 counts empty DATA frames as an attack, 100 of them in a connection's life.
     let pieces = || {
