@@ -7,9 +7,12 @@
 )]
 
 mod callers;
+mod canary;
+mod examples;
 mod failures;
 mod headers;
 mod hostile;
+mod promises;
 mod real_programs;
 mod request;
 mod smuggling;

@@ -374,7 +374,11 @@ impl Answer {
         sha256.finish()
     }
 
-    async fn frame(&mut self) -> Option<Result<Frame<Bytes>, hyper::Error>> {
+    /// The next piece of the body, or its trailers; `None` at the end.
+    ///
+    /// # Errors
+    /// When the body ends other than cleanly.
+    pub async fn frame(&mut self) -> Option<Result<Frame<Bytes>, hyper::Error>> {
         within("more of the body", self.response.body_mut().frame()).await
     }
 }

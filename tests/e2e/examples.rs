@@ -1,0 +1,228 @@
+//! Every example loads and decides as it says, and so do the rule files that operators run today load.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use accept_rules::{Decision, EncodedSlash, List, Request, RequestTarget, RuleFile, RuleSet};
+use broker_client::config::{self, Config};
+use broker_client::{Agent, status::StatusSnapshot};
+use broker_process::settings::Environment;
+use broker_protocol::{AccessToken, TokenKind};
+use broker_tests::certs::Ca;
+use broker_tests::corpus;
+use tempfile::TempDir;
+
+/// A value that is good in an origin and in a credential.
+const PLACEHOLDER: &str = "placeholder.example";
+
+#[tokio::test]
+async fn every_example_loads() {
+    for example in examples() {
+        let expected = rule_file(&example.join("accept.json"));
+        let (snapshot, _) = load(&example, &variables(&example.join("agent.env")));
+        let name = example.display();
+        assert_eq!(
+            snapshot.accept.private_rules,
+            expected.rules(List::Private).len(),
+            "{name}"
+        );
+        assert!(snapshot.accept.private_rules > 0, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn every_example_decides_as_its_requests_say() {
+    for example in examples() {
+        let name = example.display();
+        let (_, set) = load(&example, &variables(&example.join("agent.env")));
+        let mut used = BTreeSet::new();
+        let text = fs::read_to_string(example.join("requests.txt")).unwrap();
+        let mut verdicts = BTreeSet::new();
+        for line in text.lines() {
+            let [verdict, method, target] = line.split(' ').collect::<Vec<_>>()[..] else {
+                panic!("{name}: {line:?} is not \"allow|deny METHOD target\"");
+            };
+            let rule = decide(&set, method, target);
+            let expected = match verdict {
+                "allow" => true,
+                "deny" => false,
+                _ => panic!("{name}: {line:?} begins with neither allow nor deny"),
+            };
+            assert_eq!(rule.is_some(), expected, "{name}: {line}");
+            used.extend(rule);
+            verdicts.insert(verdict);
+        }
+        let rules: BTreeSet<_> = (0..set.len()).collect();
+        assert_eq!(
+            used, rules,
+            "{name}: the rules that a line of requests.txt is allowed by"
+        );
+        assert_eq!(verdicts.len(), 2, "{name}: both verdicts are shown");
+    }
+}
+
+#[tokio::test]
+async fn published_rule_files_load_in_the_agent() {
+    let Some(folder) = corpus::path("accept-files") else {
+        return;
+    };
+    let mut loaded = 0;
+    for path in json_files(&folder)
+        .into_iter()
+        .chain(json_files(&folder.join("scm")))
+    {
+        let text = fs::read_to_string(&path).unwrap();
+        // Conditions are not supported yet; accept-rules has the tests that they are refused.
+        if text.contains("\"valid\"") {
+            continue;
+        }
+        let example = tempfile::tempdir().unwrap();
+        fs::write(example.path().join("accept.json"), &text).unwrap();
+        let mut variables = vec![
+            ("BROKER_TOKEN".to_owned(), "agent".to_owned()),
+            (
+                "BROKER_SERVER_URL".to_owned(),
+                "https://broker.example".to_owned(),
+            ),
+            ("ACCEPT".to_owned(), "accept.json".to_owned()),
+        ];
+        variables.extend(
+            names(&text)
+                .into_iter()
+                .map(|name| (name, PLACEHOLDER.to_owned())),
+        );
+        let (snapshot, set) = load(example.path(), &variables);
+        assert_eq!(
+            snapshot.accept.private_rules,
+            set.len(),
+            "{}",
+            path.display()
+        );
+        assert!(!set.is_empty(), "{}", path.display());
+        loaded += 1;
+    }
+    assert!(loaded > 10, "{loaded} files");
+}
+
+fn examples() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let entries = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let folders: Vec<_> = entries.filter(|path| path.is_dir()).collect();
+    assert!(folders.len() >= 9, "{folders:?}");
+    folders
+}
+
+fn json_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "json")
+        })
+        .collect()
+}
+
+/// The lines `NAME=value` of an environment file.
+fn variables(file: &Path) -> Vec<(String, String)> {
+    let text = fs::read_to_string(file).unwrap();
+    let lines = text
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, value) = line.split_once('=').unwrap_or_else(|| panic!("{line:?}"));
+            (name.to_owned(), value.to_owned())
+        })
+        .collect()
+}
+
+/// The names in `${NAME}`.
+fn names(text: &str) -> BTreeSet<String> {
+    let starts = text.split("${").skip(1);
+    starts
+        .filter_map(|rest| rest.split_once('}'))
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}
+
+/// Loads what stands in `folder` as the agent does, and compiles its private rules with the settings' origins.
+fn load(folder: &Path, variables: &[(String, String)]) -> (StatusSnapshot, RuleSet) {
+    let files = Files::new();
+    let environment: Environment = variables
+        .iter()
+        .map(|(name, value)| (name.clone(), files.in_place_of(name, value)))
+        .chain([("BROKER_DATA_DIR".to_owned(), files.path("data"))])
+        .collect();
+    let settings = folder.join("settings.yaml");
+    let mut arguments = vec!["run".to_owned()];
+    if settings.exists() {
+        arguments.extend(["--config".to_owned(), settings.display().to_string()]);
+    }
+    let arguments = config::run_command().get_matches_from(arguments);
+    let config = Config::load(&arguments, environment, folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let set = RuleSet::compile(
+        &rule_file(&folder.join("accept.json")),
+        List::Private,
+        |origin| match config.origin(origin).encoded_slash {
+            config::EncodedSlash::Refuse => EncodedSlash::Refuse,
+            config::EncodedSlash::Data => EncodedSlash::Data,
+        },
+    );
+    let agent = Agent::new(config).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    (agent.board().snapshot(), set)
+}
+
+/// Files that an environment file names and that only an operator has.
+struct Files {
+    folder: TempDir,
+    ca: Ca,
+}
+
+impl Files {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let token = AccessToken::generate(TokenKind::Agent);
+        fs::write(folder.path().join("secret"), token.expose()).unwrap();
+        let ca = Ca::new("origins");
+        Self { folder, ca }
+    }
+
+    fn in_place_of(&self, name: &str, value: &str) -> String {
+        match name {
+            "BROKER_AGENT_SECRET_FILE" => self.path("secret"),
+            "CA_CERT" | "TUNNEL_CA_CERT" => self.ca.file().display().to_string(),
+            _ => value.to_owned(),
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+}
+
+fn rule_file(path: &Path) -> RuleFile {
+    RuleFile::parse(&fs::read_to_string(path).unwrap())
+        .unwrap_or_else(|errors| panic!("{}: {errors}", path.display()))
+}
+
+/// The rule that allows a request; a target that cannot be judged is denied.
+fn decide(set: &RuleSet, method: &str, target: &str) -> Option<usize> {
+    let target = RequestTarget::new(&method.parse().unwrap(), target).ok()?;
+    let question = Request {
+        target,
+        headers: http::HeaderMap::new(),
+        caller: "proxy".into(),
+        now: SystemTime::UNIX_EPOCH,
+    };
+    match set.decide(question) {
+        Decision::Allow(allowed) => Some(allowed.rule().as_usize()),
+        Decision::Deny(_) => None,
+    }
+}
