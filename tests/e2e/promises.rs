@@ -238,6 +238,39 @@ async fn no_agent(caller: &Caller) -> Value {
     answer.json().await
 }
 
+// The promises themselves.
+
+#[test]
+fn every_promise_of_security_md_has_a_test_that_exists() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = fs::read_to_string(repository.join("SECURITY.md")).unwrap();
+    let (_, promises) = text.split_once("## Promises").unwrap();
+    let rows = promises
+        .lines()
+        .filter(|line| line.starts_with("| ") && !line.starts_with("| promise |"));
+    let mut promised = 0;
+    for row in rows {
+        let tests = row.trim_end_matches(" |").rsplit_once(" | ").unwrap().1;
+        let mut named = 0;
+        for of_file in tests.split("; ") {
+            // [label](file): `test`, `test`
+            let (file, names) = of_file
+                .split_once("](")
+                .and_then(|(_, rest)| rest.split_once("): "))
+                .unwrap_or_else(|| panic!("no test in {row}"));
+            let source = fs::read_to_string(repository.join(file)).unwrap();
+            for name in names.split(", ") {
+                let function = format!("fn {}(", name.trim_matches('`'));
+                assert!(source.contains(&function), "{file} has no {name}");
+                named += 1;
+            }
+        }
+        assert!(named > 0, "{row}");
+        promised += 1;
+    }
+    assert!(promised > 20, "{promised}");
+}
+
 #[derive(Debug)]
 struct Socket {
     /// The process's own port.
