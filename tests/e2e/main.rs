@@ -12,6 +12,7 @@ mod examples;
 mod failures;
 mod headers;
 mod hostile;
+mod lifecycle;
 mod promises;
 mod real_programs;
 mod request;
