@@ -48,7 +48,7 @@ pub enum AccessTokenError {
     )]
     Shape,
     /// It is a token of the other kind.
-    #[error("this is a {} secret, and a {} secret is needed here", kind_text(*.found), kind_text(*.expected))]
+    #[error("this is {} secret, and {} secret is needed here", kind_text(*.found), kind_text(*.expected))]
     Kind {
         /// What was needed.
         expected: TokenKind,
@@ -59,8 +59,8 @@ pub enum AccessTokenError {
 
 fn kind_text(kind: TokenKind) -> &'static str {
     match kind {
-        TokenKind::Agent => "agent's (brk_agent_…)",
-        TokenKind::Caller => "caller's (brk_caller_…)",
+        TokenKind::Agent => "an agent's (brk_agent_…)",
+        TokenKind::Caller => "a caller's (brk_caller_…)",
     }
 }
 
@@ -276,7 +276,7 @@ mod tests {
         let token = AccessToken::generate(TokenKind::Caller);
         let error = AccessToken::parse(TokenKind::Agent, token.expose()).unwrap_err();
         assert!(
-            error.to_string().contains("caller's (brk_caller_…) secret"),
+            error.to_string().contains("a caller's (brk_caller_…) secret"),
             "{error}"
         );
     }
