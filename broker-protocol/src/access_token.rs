@@ -276,7 +276,9 @@ mod tests {
         let token = AccessToken::generate(TokenKind::Caller);
         let error = AccessToken::parse(TokenKind::Agent, token.expose()).unwrap_err();
         assert!(
-            error.to_string().contains("a caller's (brk_caller_…) secret"),
+            error
+                .to_string()
+                .contains("a caller's (brk_caller_…) secret"),
             "{error}"
         );
     }
