@@ -263,22 +263,25 @@ impl Broker {
         exchange
     }
 
-    /// How long the small requests take, one after the other.
+    /// The median of how long the small requests take, one after the other; each is answered.
     async fn small_requests(&self) -> Duration {
-        let start = Instant::now();
+        let mut durations = Vec::new();
         for _ in 0..SMALL {
+            let start = Instant::now();
             let answer = self.server.caller().get("/broker/sonarqube/small").await;
             assert_eq!(answer.status(), 200);
             assert_eq!(answer.text().await, "{}");
+            durations.push(start.elapsed());
         }
-        start.elapsed()
+        durations.sort();
+        durations[SMALL / 2]
     }
 
     async fn assert_not_slowed(&self, what: &str, alone: Duration) {
         let beside = self.small_requests().await;
-        println!("{SMALL} small requests: {alone:?} alone, {beside:?} beside {STALLED} {what}");
+        println!("a small request: {alone:?} alone, {beside:?} beside {STALLED} {what}");
         // Far more than a busy machine adds, far less than any wait for a stalled stream.
-        let limit = alone * 4 + Duration::from_secs(2);
+        let limit = alone * 10 + Duration::from_millis(100);
         assert!(beside < limit, "{beside:?} beside {what}, {alone:?} alone");
     }
 
