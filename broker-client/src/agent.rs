@@ -31,6 +31,8 @@ use crate::status::{About, StatusBoard};
 
 /// A tunnel that lived so long was a good one: the next dial begins with the shortest wait.
 const GOOD_TUNNEL: Duration = Duration::from_secs(10);
+/// How long the server may take to use a tunnel that it has just accepted.
+const FIRST_BYTES: Duration = Duration::from_secs(10);
 /// How long a reader may take nothing of an answer while bytes wait, before its stream is reset.
 const STALL: Duration = Duration::from_secs(300);
 /// How long cut streams may take to end.
@@ -258,9 +260,8 @@ impl Tunnels {
             };
             let asked = match dialled {
                 Ok(dialled) => {
-                    answer_drain(asked_to_drain.take(), true);
                     let opened = Instant::now();
-                    match self.serve(slot, dialled).await {
+                    match self.serve(slot, dialled, asked_to_drain.take()).await {
                         TunnelEnd::Drain(request) => {
                             self.board.tunnel_draining(slot);
                             asked_to_drain = Some(request);
@@ -302,13 +303,16 @@ impl Tunnels {
     }
 
     /// Serves a tunnel until it closes or the server asks for it to be drained, in which case it goes on by itself.
-    async fn serve(self: &Arc<Self>, slot: usize, dialled: Dialled) -> TunnelEnd {
+    ///
+    /// `replaces` is the request to drain the tunnel that this one takes over from, answered once this one is in use.
+    async fn serve(
+        self: &Arc<Self>,
+        slot: usize,
+        dialled: Dialled,
+        replaces: Option<DrainRequest>,
+    ) -> TunnelEnd {
         let Dialled { stream, server } = dialled;
-        tracing::info!(
-            tunnel = slot, server = %self.config.server, node = server.node, seen_from = server.source,
-            "successfully established a websocket connection to the broker server"
-        );
-        self.board.tunnel_connected(slot, &server.node);
+        let node = server.node;
         let close = stream.close_handle();
         let exchange = Arc::new(Exchange {
             agent: self.config.agent.clone(),
@@ -327,7 +331,7 @@ impl Tunnels {
         let stop = self.stop.clone();
         let serving = serve_agent_end(stream, streams.clone(), STALL, stop, service);
         let cut = self.cut.clone();
-        let (ended, mut end) = oneshot::channel();
+        let (ended, end) = oneshot::channel();
         drop(self.tracker.spawn(async move {
             let result = tokio::select! {
                 result = serving => result,
@@ -339,19 +343,40 @@ impl Tunnels {
             // Nobody waits for it once the tunnel is being drained.
             let _: Result<(), _> = ended.send(result);
         }));
-        tokio::select! {
-            ended = &mut end => {
-                if self.stop.is_cancelled() {
-                    return TunnelEnd::Stopped;
-                }
-                let reason = match (close.closed_by_peer(), ended) {
-                    (Some(code), _) => close_reason(code).to_owned(),
-                    (None, Ok(Err(error))) => chain(&error),
-                    (None, _) => "the connection was closed".to_owned(),
-                };
-                tracing::warn!(tunnel = slot, reason, "the tunnel closed");
-                TunnelEnd::Closed(reason)
+        let closed = async {
+            let ended = end.await;
+            if self.stop.is_cancelled() {
+                return TunnelEnd::Stopped;
             }
+            let reason = match (close.closed_by_peer(), ended) {
+                (Some(code), _) => close_reason(code).to_owned(),
+                (None, Ok(Err(error))) => chain(&error),
+                (None, _) => "the connection was closed".to_owned(),
+            };
+            tracing::warn!(tunnel = slot, reason, "the tunnel closed");
+            TunnelEnd::Closed(reason)
+        };
+        let mut closed = std::pin::pin!(closed);
+        tokio::select! {
+            () = close.begun() => {}
+            end = &mut closed => {
+                answer_drain(replaces, false);
+                return end;
+            }
+            () = tokio::time::sleep(FIRST_BYTES) => {
+                answer_drain(replaces, false);
+                close.close(CloseCode::Normal);
+                return closed.await;
+            }
+        }
+        tracing::info!(
+            tunnel = slot, server = %self.config.server, node, seen_from = server.source,
+            "successfully established a websocket connection to the broker server"
+        );
+        self.board.tunnel_connected(slot, &node);
+        answer_drain(replaces, true);
+        tokio::select! {
+            end = closed => end,
             Some(request) = drains.recv() => {
                 tracing::info!(tunnel = slot, "the server goes away; connecting elsewhere");
                 TunnelEnd::Drain(request)

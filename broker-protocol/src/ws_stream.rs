@@ -14,6 +14,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::SetOnce;
 use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
@@ -81,7 +82,7 @@ impl CloseCode {
     }
 }
 
-/// Closes a [`WsStream`] from outside, and tells how the peer closed it.
+/// Closes a [`WsStream`] from outside, and tells when the peer began and how it closed.
 #[derive(Clone, Default)]
 pub struct CloseHandle(Arc<CloseState>);
 
@@ -92,6 +93,8 @@ struct CloseState {
     /// What the peer closed with; 0 for nothing.
     theirs: AtomicU16,
     waker: AtomicWaker,
+    /// Set once the peer's first data came.
+    begun: SetOnce<()>,
 }
 
 impl CloseHandle {
@@ -112,6 +115,11 @@ impl CloseHandle {
             0 => None,
             code => Some(CloseCode::from_u16(code).unwrap_or(CloseCode::Normal)),
         }
+    }
+
+    /// Resolves when the peer's first data has come: only then does it use the tunnel.
+    pub async fn begun(&self) {
+        self.0.begun.wait().await;
     }
 
     fn requested(&self) -> Option<CloseCode> {
@@ -338,7 +346,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WsStream<S> {
                 Poll::Pending => return me.poll_silence(cx),
             };
             match message {
-                Ok(Message::Binary(bytes)) => me.incoming = bytes,
+                Ok(Message::Binary(bytes)) => {
+                    me.incoming = bytes;
+                    // Only the first one sets it.
+                    let _ = me.close.0.begun.set(());
+                }
                 Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
                 Ok(Message::Close(frame)) => {
                     let code = frame.map_or(CloseCode::Normal as u16, |frame| frame.code.into());
