@@ -193,8 +193,12 @@ impl AuditLog {
             // An exchange's own permit first: without it, requests that each hold a place for
             // their outcome could fill the queue and wait for each other's decisions for ever.
             let exchange = Arc::clone(&self.exchanges).acquire_owned().await.ok()?;
+            let place = self.queue.clone().reserve_owned().await.ok()?;
+            // From here to the queue nothing waits: a slot that is dropped writes an outcome, which must not
+            // come without its decision.
+            let turn = self.queue.reserve().await.ok()?;
             let slot = OutcomeSlot {
-                place: Some(self.queue.clone().reserve_owned().await.ok()?),
+                place: Some(place),
                 request_id: Arc::clone(&context.request_id),
                 identity: Arc::clone(&self.identity),
                 started,
@@ -202,15 +206,11 @@ impl AuditLog {
                 _exchange: exchange,
             };
             let (written, answer) = oneshot::channel();
-            let entry = Entry::Allow {
+            turn.send(Entry::Allow {
                 line,
                 slot,
                 written,
-            };
-            if let Err(mpsc::error::SendError(entry)) = self.queue.send(entry).await {
-                entry.disarm();
-                return None;
-            }
+            });
             answer.await.ok()
         });
         let mut slot = slot.await??;
@@ -600,6 +600,26 @@ mod tests {
         assert_eq!(kinds(&path), ["start", "decision", "outcome", "stop"]);
         let ended = &lines(&path)[2]["ended"];
         assert!(*ended == "not-sent" || *ended == "caller-gone", "{ended}");
+    }
+
+    #[tokio::test]
+    async fn a_request_cancelled_before_its_decision_is_queued_leaves_nothing() {
+        let folder = TestFolder::new();
+        let path = folder.path().join("audit.jsonl");
+        let (log, writer) = open_for(&path, 1).unwrap();
+        let others: Vec<_> = (0..4)
+            .map(|_| log.queue.clone().try_reserve_owned().unwrap())
+            .collect();
+
+        {
+            let mut request = std::pin::pin!(allow(&log, "r1"));
+            assert!(futures_util::poll!(&mut request).is_pending());
+            assert_eq!(log.queue.capacity(), 0);
+        }
+        drop(others);
+        writer.close().await.unwrap();
+
+        assert_eq!(kinds(&path), ["start", "stop"]);
     }
 
     #[tokio::test]

@@ -83,13 +83,6 @@ impl Entry {
             Self::Close => None,
         }
     }
-
-    /// Drops an entry that never reached the queue.
-    pub(super) fn disarm(self) {
-        if let Self::Allow { slot, .. } = self {
-            slot.disarm();
-        }
-    }
 }
 
 /// Owns the writer thread.
