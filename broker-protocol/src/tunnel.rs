@@ -37,6 +37,16 @@ const CONNECTION_WINDOW: u32 = ADVERTISED_STREAMS * STREAM_WINDOW;
 const FRAME: u32 = 64 * 1024;
 /// Bytes of one stream that wait for the peer's window.
 const SEND_BUFFER: usize = STREAM_WINDOW as usize;
+/// Streams that the server may have reset before the agent has seen them: as many as it may open. An agent that was
+/// off the processor for a moment finds all callers that left meanwhile.
+const RESET_UNSEEN: usize = ADVERTISED_STREAMS as usize;
+/// Reset streams that the server's end remembers, about half a KiB each, and for how long. What the agent still sends
+/// of them is thrown away; on a slow link that is what all windows and queues on the way held.
+const REMEMBERED_RESETS: usize = 4096;
+const RESET_MEMORY: Duration = Duration::from_secs(60);
+/// Frames of reset streams that are forgotten which one tunnel may see in its life, of days. Each costs half a KiB
+/// until its answer has left, so a peer that reads nothing gets 16 MiB.
+const FORGOTTEN_RESETS: usize = 32 * 1024;
 /// Header list limit in the tunnel, in bytes: the 64 KiB of every listener and what we add.
 const HEADER_LIST: u32 = 80 * 1024;
 
@@ -81,6 +91,8 @@ where
         .max_frame_size(FRAME)
         .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(HEADER_LIST)
+        .max_pending_accept_reset_streams(RESET_UNSEEN)
+        .max_local_error_reset_streams(FORGOTTEN_RESETS)
         // The origin's own date is the answer's date.
         .auto_date_header(false)
         .serve_connection(TokioIo::new(stream), service);
@@ -135,6 +147,9 @@ where
             .max_frame_size(FRAME)
             .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(HEADER_LIST)
+            .max_concurrent_reset_streams(REMEMBERED_RESETS)
+            .reset_stream_duration(RESET_MEMORY)
+            .max_local_error_reset_streams(FORGOTTEN_RESETS)
             // An HTTP/2 server's pushes have no use here, and hyper refuses them by itself.
             .max_concurrent_streams(0)
             .initial_max_send_streams(max_streams as usize)

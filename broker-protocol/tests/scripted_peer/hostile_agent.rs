@@ -100,6 +100,54 @@ async fn a_stream_that_the_agent_resets_is_lost_and_the_tunnel_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_still_comes_of_answers_that_nobody_wants_does_not_end_the_tunnel() {
+    let (server, mut peer) = Server::start().await;
+    assert!(peer.send(frame::settings()).await);
+    let mut unwanted = Vec::new();
+    for i in 0..200 {
+        let playing = async {
+            peer.next(HEADERS).await.unwrap();
+            let head = frame::new(HEADERS, frame::END_HEADERS, 2 * i + 1, &[0x88]);
+            assert!(peer.send(head).await);
+        };
+        let (answer, ()) = tokio::join!(server.send(), playing);
+        unwanted.push(answer.ok().unwrap());
+    }
+    drop(unwanted);
+    for _ in 0..200 {
+        within("the reset", peer.next(3)).await.unwrap();
+    }
+    for _ in 0..10 {
+        let pieces = (0..200).flat_map(|i| frame::new(0, 0, 2 * i + 1, &[0; 300]));
+        let round: Vec<u8> = pieces.chain(frame::ping()).collect();
+        assert!(peer.send(round).await);
+        within("the PONG", peer.next(6)).await.unwrap();
+    }
+    let playing = async {
+        let (stream, _) = peer.next(HEADERS).await.unwrap();
+        assert!(peer.send(frame::ok(stream)).await);
+    };
+    let (answer, ()) = tokio::join!(server.send(), playing);
+    assert_eq!(answer.ok().unwrap().status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn frames_of_ended_streams_without_end_end_the_tunnel() {
+    let (server, mut peer) = Server::start().await;
+    assert!(peer.send(frame::settings()).await);
+    let playing = async {
+        let (stream, _) = peer.next(HEADERS).await.unwrap();
+        assert!(peer.send(frame::ok(stream)).await);
+    };
+    let (answer, ()) = tokio::join!(server.send(), playing);
+    drop(answer.ok().unwrap());
+    let flooding = peer.flood(|| frame::new(0, 0, 1, b"x").repeat(1000));
+    let (code, ended) = within("the end", async { tokio::join!(flooding, server.ended()) }).await;
+    ended.unwrap_err();
+    assert_eq!(code, Some(11), "ENHANCE_YOUR_CALM");
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_goaway_the_open_stream_finishes_and_a_new_one_is_returned_unsent() {
     let (server, mut peer) = Server::start().await;
     let playing = async {

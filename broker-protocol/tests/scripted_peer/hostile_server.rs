@@ -123,7 +123,27 @@ async fn no_more_streams_run_than_were_advertised() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streams_opened_and_reset_without_end_end_the_tunnel() {
+async fn callers_that_left_before_the_agent_saw_them_do_not_end_the_tunnel() {
+    let (agent, mut peer) = Agent::start().await;
+    let mut opening = [frame::PREFACE.to_vec(), frame::settings()].concat();
+    // All that the server may have open, in one message: the agent sees each with its reset.
+    for i in 0..256 {
+        opening.extend(frame::get(2 * i + 1));
+        opening.extend(frame::reset(2 * i + 1));
+    }
+    opening.extend(frame::ping());
+    assert!(peer.send(opening).await);
+    within("the PONG", peer.next(6)).await.unwrap();
+    assert!(peer.send(frame::get(513)).await);
+    assert!(peer.send(frame::ping()).await);
+    within("the second PONG", peer.next(6)).await.unwrap();
+    assert_eq!(agent.load.now.load(Ordering::SeqCst), 1);
+    drop(peer);
+    drop(agent.ended().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_resets_at_once_than_streams_may_be_open_end_the_tunnel() {
     let (agent, mut peer) = Agent::start().await;
     assert!(
         peer.send([frame::PREFACE.to_vec(), frame::settings()].concat())
@@ -132,7 +152,7 @@ async fn streams_opened_and_reset_without_end_end_the_tunnel() {
     let mut stream = 1;
     let flooding = peer.flood(|| {
         let mut burst = Vec::new();
-        for _ in 0..100 {
+        for _ in 0..300 {
             burst.extend(frame::get(stream));
             burst.extend(frame::reset(stream));
             stream += 2;
@@ -144,7 +164,32 @@ async fn streams_opened_and_reset_without_end_end_the_tunnel() {
     ended.unwrap_err();
     assert_eq!(code, Some(ENHANCE_YOUR_CALM));
     let most = load.most.load(Ordering::SeqCst);
-    assert!(most <= 256, "{most} requests at once");
+    // As many open, and as many reset before they were seen.
+    assert!(most <= 2 * 256, "{most} requests at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_opened_and_reset_without_end_leave_nothing_behind() {
+    let (agent, mut peer) = Agent::start().await;
+    assert!(
+        peer.send([frame::PREFACE.to_vec(), frame::settings()].concat())
+            .await
+    );
+    for round in 0..500 {
+        let mut burst = Vec::new();
+        for i in 0..100 {
+            let stream = 2 * (100 * round + i) + 1;
+            burst.extend(frame::get(stream));
+            burst.extend(frame::reset(stream));
+        }
+        burst.extend(frame::ping());
+        assert!(peer.send(burst).await);
+        within("the PONG", peer.next(6)).await.unwrap();
+        let now = agent.load.now.load(Ordering::SeqCst);
+        assert!(now <= 100, "{now} requests are still there");
+    }
+    drop(peer);
+    drop(agent.ended().await);
 }
 
 #[tokio::test(start_paused = true)]
