@@ -13,6 +13,9 @@
 //! | `auth` | the credential that replaces the caller's: `scheme` `token`, `bearer`, `basic` or `raw`, with `token`, or for `basic` with `username` and `password` | the caller's own |
 //! | `//`, `stream` | nothing | |
 //!
+//! A path that has `;parameters` must match as it is and without them, since servers differ in whether they route
+//! on them; a rule that writes a `;` itself is taken at its word.
+//!
 //! `${NAME}` stands for a variable in `origin` and `auth`. Userinfo in an origin is a credential too,
 //! and is never part of the origin's text. A key that is unknown, or whose meaning is not enforced,
 //! makes the file refused: to ignore it would allow more than the file says.

@@ -6,7 +6,7 @@ use http::Method;
 
 use crate::origin::OriginTemplate;
 use crate::path_pattern::PathPattern;
-use crate::target::RequestTarget;
+use crate::target::{RequestTarget, has_parameters};
 use crate::template::Template;
 
 /// Which list of the file.
@@ -69,7 +69,17 @@ impl Rule {
             EncodedSlash::Data => true,
             EncodedSlash::Refuse => !target.has_encoded_slash(),
         };
-        method_matches && slash_is_data && self.pattern.matches(target.path())
+        method_matches && slash_is_data && self.matches_path(target)
+    }
+
+    /// Whether the path matches, also as it reads without `;parameters`: `/*.tf` does not mean `/secrets.env;.tf`.
+    /// A rule that writes parameters itself means them.
+    fn matches_path(&self, target: &RequestTarget) -> bool {
+        self.pattern.matches(target.path())
+            && (has_parameters(&self.path)
+                || target
+                    .path_without_parameters()
+                    .is_none_or(|path| self.pattern.matches(path)))
     }
 }
 

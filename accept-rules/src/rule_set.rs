@@ -157,6 +157,27 @@ mod tests {
     }
 
     #[test]
+    fn a_path_must_match_also_as_it_reads_without_parameters() {
+        let text = file(&[
+            ("GET", "/browse*/*.tf"),
+            ("GET", "/view/:id"),
+            ("GET", "/m;v=1/x"),
+        ]);
+        let rules = rules_of(&text, EncodedSlash::Data);
+        for (target, expected) in [
+            ("/browse/prod/main.tf", "0"),
+            ("/browse/prod/main.tf;v=1", "no-match"),
+            ("/browse/prod/secrets.env;.tf", "no-match"),
+            ("/browse/prod/secrets.env%3b/x.tf", "0"),
+            ("/browse/prod/secrets.env%3B.tf", "no-match"),
+            ("/view/7;jsessionid=8", "1"),
+            ("/m;v=1/x", "2"),
+        ] {
+            assert_eq!(verdict(&rules, "GET", target), expected, "{target}");
+        }
+    }
+
+    #[test]
     fn the_first_matching_rule_allows_and_no_match_denies() {
         let text = file(&[
             ("GET", "/a/:b"),

@@ -22,6 +22,8 @@ pub struct RequestTarget {
     text: Box<str>,
     path_len: usize,
     encoded_slash: bool,
+    /// The path as a server reads it that drops `;parameters`, where that is another path.
+    without_parameters: Option<Box<str>>,
 }
 
 impl RequestTarget {
@@ -43,12 +45,20 @@ impl RequestTarget {
             None => (raw, None),
         };
         check_path(path)?;
+        let without_parameters = drop_parameters(path);
+        if without_parameters
+            .as_deref()
+            .is_some_and(|path| path.contains("//"))
+        {
+            return Err(TargetError::EmptySegment);
+        }
         query.map_or(Ok(()), check_query)?;
         Ok(Self {
             method: method.clone(),
             text: raw.into(),
             path_len: path.len(),
             encoded_slash: contains_encoded_slash(path),
+            without_parameters,
         })
     }
 
@@ -85,6 +95,11 @@ impl RequestTarget {
     /// Whether the path has a `%2F`, which servers that route on the decoded path take for a `/`.
     pub fn has_encoded_slash(&self) -> bool {
         self.encoded_slash
+    }
+
+    /// The path without the `;parameters` of its segments, if it has any: Java servers, and others, route on that.
+    pub(crate) fn path_without_parameters(&self) -> Option<&str> {
+        self.without_parameters.as_deref()
     }
 
     fn split(&self) -> (&str, &str) {
@@ -172,6 +187,27 @@ impl TargetError {
             Self::DotSegment { .. } => "dot-segment",
         }
     }
+}
+
+/// Whether a path, or a rule's, has segment parameters (RFC 3986 §3.3), escaped or not.
+pub(crate) fn has_parameters(path: &str) -> bool {
+    path.contains(';') || path.contains("%3b") || path.contains("%3B")
+}
+
+fn drop_parameters(path: &str) -> Option<Box<str>> {
+    if !has_parameters(path) {
+        return None;
+    }
+    let name = |segment: &'_ str| -> usize {
+        let starts = [";", "%3b", "%3B"]
+            .into_iter()
+            .filter_map(|start| segment.find(start));
+        starts.min().unwrap_or(segment.len())
+    };
+    let names = path
+        .split('/')
+        .map(|segment| segment.split_at(name(segment)).0);
+    Some(names.collect::<Vec<_>>().join("/").into())
 }
 
 /// The first segment of `path` that some server reads as `.` or `..`.
