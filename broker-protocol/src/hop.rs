@@ -7,6 +7,8 @@
 //! | `Proxy-Authorization`, `Proxy-Authenticate`, `Proxy-Authentication-Info` | everything | they are between the caller and us (RFC 9110 §11.7) |
 //! | `Host`, `Expect` | requests | the origin has its own name; we answer expectations ourselves |
 //! | `broker-*` | everything | reserved (SPEC.md §6) |
+//! | `Authorization: NTLM` and `Negotiate` | requests | they authenticate a connection, and connections are shared (RFC 4559) |
+//! | `WWW-Authenticate: NTLM` and `Negotiate` | answers | the same |
 //! | `Alt-Svc` | answers | names a host that the caller cannot and must not reach |
 //! | `Cookie`, other credentials, identity, impersonation, method and target override | requests into which a credential is injected | they change who or what is asked (see [`remove_beside_credential`]) |
 //! | `Set-Cookie` | answers to such requests | a session made with our credential is our credential |
@@ -16,7 +18,7 @@ use bytes::Bytes;
 use http::header::{
     AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
     COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Frame;
@@ -85,12 +87,19 @@ const IDENTITY: &[&str] = &[
     "x-username",
     "x-email",
     "x-groups",
-    "x-forwarded-user",
-    "x-forwarded-email",
-    "x-forwarded-groups",
-    "x-forwarded-preferred-username",
-    "x-forwarded-access-token",
-    "x-forwarded-client-cert",
+    "x-redmine-*",
+    "x-consul-token",
+    "x-nomad-token",
+    "x-grafana-*",
+    // Where the request came from, which some origins trust.
+    "forwarded",
+    "x-forwarded-*",
+    "x-real-ip",
+    "x-client-ip",
+    "client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "x-cluster-client-ip",
     "x-goog-authenticated-user-*",
     "x-goog-iap-jwt-assertion",
     "x-ms-client-principal*",
@@ -100,7 +109,6 @@ const IDENTITY: &[&str] = &[
     "x-client-cert*",
     "x-ssl-*",
     "ssl-client-*",
-    "x-grafana-id",
     // Another method or target than the one that was judged.
     "x-http-method",
     "x-http-method-override",
@@ -109,9 +117,6 @@ const IDENTITY: &[&str] = &[
     "x-original-uri",
     "x-original-method",
     "x-rewrite-url",
-    "x-forwarded-method",
-    "x-forwarded-uri",
-    "x-forwarded-prefix",
 ];
 
 /// Removes from a request what never travels.
@@ -122,6 +127,13 @@ pub fn remove_from_request(headers: &mut HeaderMap) -> Removed {
     for name in [&HOST, &EXPECT] {
         remove(headers, name, &mut removed);
     }
+    if headers
+        .get(AUTHORIZATION)
+        .is_some_and(authenticates_connection)
+    {
+        remove(headers, &AUTHORIZATION, &mut removed);
+    }
+    join_cookies(headers);
     // RFC 9110 §10.1.4: `TE` is for the next hop, and `trailers` is true of ours.
     headers.remove(TE);
     if trailers_wanted {
@@ -143,6 +155,20 @@ pub fn remove_from_response(headers: &mut HeaderMap, credential_injected: bool) 
     remove_hop_by_hop(headers, &mut removed);
     remove(headers, &TE, &mut removed);
     remove(headers, &HeaderName::from_static("alt-svc"), &mut removed);
+    if headers
+        .get_all(WWW_AUTHENTICATE)
+        .iter()
+        .any(authenticates_connection)
+    {
+        let offers: Vec<HeaderValue> = headers.get_all(WWW_AUTHENTICATE).iter().cloned().collect();
+        remove(headers, &WWW_AUTHENTICATE, &mut removed);
+        for offer in offers
+            .into_iter()
+            .filter(|offer| !authenticates_connection(offer))
+        {
+            headers.append(WWW_AUTHENTICATE, offer);
+        }
+    }
     if credential_injected {
         remove(headers, &SET_COOKIE, &mut removed);
         remove(
@@ -194,6 +220,33 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, removed: &mut Removed) {
         remove(headers, name, removed);
     }
     remove_where(headers, is_reserved, removed);
+}
+
+/// Whether this is of a scheme that authenticates a connection rather than a request: NTLM and Negotiate (RFC 4559).
+/// Connections to origins are shared, and the next request on one would be made under this caller's name.
+fn authenticates_connection(value: &HeaderValue) -> bool {
+    let scheme = value
+        .as_bytes()
+        .split(|byte| matches!(byte, b' ' | b','))
+        .next()
+        .unwrap_or_default();
+    [&b"ntlm"[..], b"negotiate"]
+        .iter()
+        .any(|bound| scheme.eq_ignore_ascii_case(bound))
+}
+
+/// HTTP/2 may split `Cookie`, HTTP/1 may not (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if crumbs.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, joined);
+    }
 }
 
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
@@ -326,6 +379,12 @@ mod tests {
             "x_remote_user",
             "X-WebAuth-User",
             "X-Forwarded-User",
+            "X-Forwarded-For",
+            "x_forwarded_host",
+            "Forwarded",
+            "X-Real-IP",
+            "X-Redmine-Switch-User",
+            "X-Grafana-Org-Id",
             "X-HTTP-Method-Override",
             "X_HTTP_Method_Override",
             "X-Original-URL",
@@ -335,6 +394,34 @@ mod tests {
             assert_eq!(names(&map), ["accept"], "{name}");
             assert_eq!(removed.len(), 1, "{name}");
         }
+    }
+
+    #[test]
+    fn no_caller_authenticates_a_connection_that_others_share() {
+        for value in ["NTLM TlRM", "negotiate YII=", "Negotiate"] {
+            let mut map = headers(&[("authorization", value)]);
+            assert_eq!(remove_from_request(&mut map), [AUTHORIZATION], "{value}");
+            assert!(map.is_empty());
+        }
+        let mut map = headers(&[("authorization", "Bearer ntlm")]);
+        assert!(remove_from_request(&mut map).is_empty());
+        let mut map = headers(&[
+            ("www-authenticate", "Negotiate"),
+            ("www-authenticate", "NTLM"),
+            ("www-authenticate", "Basic realm=\"x\""),
+        ]);
+        assert_eq!(remove_from_response(&mut map, false), [WWW_AUTHENTICATE]);
+        assert_eq!(map["www-authenticate"], "Basic realm=\"x\"");
+    }
+
+    #[test]
+    fn cookies_that_http2_split_are_one_again() {
+        let mut map = headers(&[("cookie", "a=1"), ("cookie", "b=2")]);
+        assert!(remove_from_request(&mut map).is_empty());
+        assert_eq!(
+            map.get_all("cookie").iter().collect::<Vec<_>>(),
+            ["a=1; b=2"]
+        );
     }
 
     #[test]
