@@ -176,8 +176,9 @@ pub enum OriginError {
 }
 
 impl OriginError {
-    /// The same error about the origin as written.
-    fn about(mut self, written: &str) -> Self {
+    /// The same error about the origin as written: a value of a variable may be a secret in the wrong place.
+    #[must_use]
+    pub fn about(mut self, written: &str) -> Self {
         match &mut self {
             Self::Template(_) => {}
             Self::Scheme { origin }

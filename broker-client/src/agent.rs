@@ -6,13 +6,13 @@ use std::time::{Duration, SystemTime};
 
 use broker_process::tls::TlsError;
 use broker_protocol::{
-    AgentHello, CONTROL_AUTHORITY, CONTROL_DRAIN, CloseCode, ErrorCode, Problem, RELAY_AUTHORITY,
-    Watched, serve_agent_end,
+    AgentHello, CONTROL_AUTHORITY, CONTROL_DRAIN, CloseCode, ErrorCode, MAX_TUNNELS, Problem,
+    RELAY_AUTHORITY, Watched, serve_agent_end,
 };
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,7 +22,7 @@ use crate::audit::{AuditLog, AuditOpenError, AuditUnavailable, AuditWriter, Conn
 use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::control::{ControlError, ControlSocket};
-use crate::dial::{Dialer, Dialled};
+use crate::dial::{DialError, Dialer, Dialled};
 use crate::exchange::Exchange;
 use crate::instance::{Instance, InstanceError};
 use crate::local;
@@ -196,6 +196,7 @@ impl Agent {
             stop: stop.clone(),
             cut: CancellationToken::new(),
             tracker: tracker.clone(),
+            room: Arc::new(Semaphore::new(2 * MAX_TUNNELS)),
         });
         for slot in 0..usize::from(tunnels.config.tunnel.count) {
             let tunnels = Arc::clone(&tunnels);
@@ -240,6 +241,8 @@ struct Tunnels {
     /// What is still open is dropped.
     cut: CancellationToken,
     tracker: TaskTracker,
+    /// Tunnels that may exist at once, those that the server is draining among them.
+    room: Arc<Semaphore>,
 }
 
 /// The server wants this tunnel gone, and waits for an answer: whether another one is up.
@@ -255,7 +258,7 @@ impl Tunnels {
             self.board
                 .tunnel_dialling(slot, backoff.failures() + 1, last_error.as_deref(), None);
             let dialled = tokio::select! {
-                dialled = self.dialer.dial() => dialled,
+                dialled = self.dial() => dialled,
                 () = self.stop.cancelled() => break,
             };
             let asked = match dialled {
@@ -263,21 +266,19 @@ impl Tunnels {
                     let opened = Instant::now();
                     match self.serve(slot, dialled, asked_to_drain.take()).await {
                         TunnelEnd::Drain(request) => {
-                            self.board.tunnel_draining(slot);
                             asked_to_drain = Some(request);
-                            backoff.reset();
-                            continue;
+                            last_error = Some("the server asked to connect elsewhere".to_owned());
                         }
                         TunnelEnd::Closed(reason) => {
-                            if opened.elapsed() >= GOOD_TUNNEL {
-                                backoff.reset();
-                            }
                             self.board.tunnel_closed(slot, Some(&reason));
                             last_error = Some(reason);
-                            None
                         }
                         TunnelEnd::Stopped => break,
                     }
+                    if opened.elapsed() >= GOOD_TUNNEL {
+                        backoff.reset();
+                    }
+                    None
                 }
                 Err(error) => {
                     answer_drain(asked_to_drain.take(), false);
@@ -302,13 +303,20 @@ impl Tunnels {
         self.board.tunnel_closed(slot, None);
     }
 
+    /// Dials once there is room for one more tunnel.
+    async fn dial(&self) -> Result<(Dialled, OwnedSemaphorePermit), DialError> {
+        let room = Arc::clone(&self.room).acquire_owned().await;
+        let room = room.expect("nobody closes this semaphore");
+        Ok((self.dialer.dial().await?, room))
+    }
+
     /// Serves a tunnel until it closes or the server asks for it to be drained, in which case it goes on by itself.
     ///
     /// `replaces` is the request to drain the tunnel that this one takes over from, answered once this one is in use.
     async fn serve(
         self: &Arc<Self>,
         slot: usize,
-        dialled: Dialled,
+        (dialled, room): (Dialled, OwnedSemaphorePermit),
         replaces: Option<DrainRequest>,
     ) -> TunnelEnd {
         let Dialled { stream, server } = dialled;
@@ -340,6 +348,7 @@ impl Tunnels {
             // A stream whose tunnel is gone ends by itself.
             streams.close();
             streams.wait().await;
+            drop(room);
             // Nobody waits for it once the tunnel is being drained.
             let _: Result<(), _> = ended.send(result);
         }));

@@ -1,5 +1,6 @@
 //! Dialling the server: TCP, TLS, WebSocket, handshake.
 
+use std::io;
 use std::time::Duration;
 
 use broker_process::tls::{self, ClientRoots, TlsError};
@@ -23,6 +24,8 @@ use crate::config::{Config, ServerUrl};
 
 /// A dial that takes longer has failed.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one of the server's addresses may take before the next is tried.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest text of a refusal that is shown, in characters.
 const MAX_REFUSAL: usize = 300;
 
@@ -52,15 +55,9 @@ pub(crate) enum DialError {
     #[error(
         "{server} cannot be reached: {source} (is the address right, and may this host connect to it?)"
     )]
-    Connect {
-        server: String,
-        source: std::io::Error,
-    },
+    Connect { server: String, source: io::Error },
     #[error("TLS with {server} failed: {source}{}", tls_hint(.source))]
-    Tls {
-        server: String,
-        source: std::io::Error,
-    },
+    Tls { server: String, source: io::Error },
     #[error("the server refused the tunnel: {status} {text}")]
     Refused {
         status: StatusCode,
@@ -94,7 +91,7 @@ impl DialError {
     }
 }
 
-fn tls_hint(source: &std::io::Error) -> &'static str {
+fn tls_hint(source: &io::Error) -> &'static str {
     let cause = source
         .get_ref()
         .and_then(|cause| cause.downcast_ref::<rustls::Error>());
@@ -167,8 +164,7 @@ impl Dialer {
             server: server(),
             source,
         };
-        let address = (self.server.host().to_str().into_owned(), self.server.port());
-        let tcp = TcpStream::connect(address).await.map_err(failed)?;
+        let tcp = self.connect_tcp().await.map_err(failed)?;
         prepare_socket(&tcp).map_err(failed)?;
         let Some(tls) = &self.tls else {
             return Ok(Box::new(tcp));
@@ -178,6 +174,23 @@ impl Dialer {
             server: server(),
             source,
         })?))
+    }
+
+    /// Tries the server's addresses in turn; one that does not answer must not hide the others.
+    async fn connect_tcp(&self) -> io::Result<TcpStream> {
+        let host = self.server.host().to_str();
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in tokio::net::lookup_host((&*host, self.server.port())).await? {
+            match tokio::time::timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
+                Ok(Ok(tcp)) => return Ok(tcp),
+                Ok(Err(error)) => failure = error,
+                Err(_) => {
+                    let text = format!("{address} does not answer");
+                    failure = io::Error::new(io::ErrorKind::TimedOut, text);
+                }
+            }
+        }
+        Err(failure)
     }
 
     fn upgrade_request(&self) -> Request<()> {

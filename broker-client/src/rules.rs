@@ -175,7 +175,6 @@ fn resolve(config: &Config, rules: &[Rule], problems: &mut Vec<String>) -> Vec<R
             Err(problem) => problems.push(format!("private[{index}]: {problem}")),
         }
     }
-    problems.dedup();
     routes
 }
 
@@ -185,7 +184,12 @@ fn route(config: &Config, rule: &Rule, clients: &mut Clients<'_>) -> Result<Rout
     let expanded = expanded.map_err(|missing| format!("origin: {missing}"))?;
     // A variable's value may bring userinfo of its own.
     let (userinfo, bare) = split_userinfo(&expanded);
-    let origin = Origin::parse(&bare).map_err(|error| format!("origin {template}: {error}"))?;
+    let origin = Origin::parse(&bare).map_err(|error| {
+        format!(
+            "{} once its variables are put in",
+            error.about(template.as_str())
+        )
+    })?;
     let credential = match (rule.auth(), userinfo) {
         (Some(auth), _) => Some(Credential::from_auth(auth, &config.environment)),
         (None, Some(userinfo)) => Some(Credential::from_userinfo(userinfo)),

@@ -62,9 +62,10 @@ pub struct Tunnel {
 /// What one tunnel is doing. Times are RFC 3339, UTC.
 ///
 /// ```text
-/// Dialling ──▶ Connected ──▶ Draining ──▶ Closed
-///    ▲  │          └────────────────────────▲ │
-///    └──┴─────────────────────────────────────┘
+/// Dialling ──▶ Connected ──▶ Closed
+///    ▲  │          │           ▲ │
+///    │  └──────────┼───────────┘ │
+///    └─────────────┴─────────────┘
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "kebab-case")]
@@ -82,11 +83,6 @@ pub enum TunnelState {
         since: String,
         /// The server's node, as it names itself.
         node: String,
-    },
-    /// Takes no more requests and finishes those in flight.
-    Draining {
-        /// Since when.
-        since: String,
     },
     /// Down, and not being dialled.
     Closed {
@@ -213,11 +209,6 @@ impl StatusBoard {
             since: now,
             node: printable(node),
         });
-    }
-
-    /// The tunnel at `slot` takes no more requests.
-    pub fn tunnel_draining(&self, slot: usize) {
-        self.tunnel(slot, None, |now| TunnelState::Draining { since: now });
     }
 
     /// The tunnel at `slot` is down; `reason` is `None` where the agent itself wanted that.
@@ -493,7 +484,6 @@ impl StatusSnapshot {
                     self.ago(since)
                 )
             }
-            TunnelState::Draining { since } => write!(text, "draining since {since}"),
             TunnelState::Closed { since } => write!(text, "closed since {since}"),
         };
         debug_assert!(written.is_ok(), "a String takes everything");
@@ -543,7 +533,7 @@ pub(crate) mod tests {
         board.tunnel_connected(0, "n1");
         board.tunnel_connected(1, "n2");
         assert_eq!(board.connected_tunnels(), 2);
-        board.tunnel_draining(0);
+        board.tunnel_dialling(0, 1, None, None);
         board.tunnel_closed(1, Some("lost"));
         assert_eq!(board.connected_tunnels(), 0);
     }
