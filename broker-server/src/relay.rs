@@ -67,6 +67,7 @@ pub(crate) async fn relay(
     let body = RequestBody::Caller(CallerBody {
         incoming: body,
         upload: Arc::clone(&upload),
+        permit: None,
     });
     let mut request = Request::new(body);
     *request.method_mut() = method;
@@ -83,6 +84,8 @@ pub(crate) async fn relay(
                 Failure::NoAgent(key)
             });
         };
+        let permit = Arc::new(permit);
+        request.body_mut().count(Arc::clone(&permit));
         let out_of_patience = async {
             upload.ended().await;
             tokio::time::sleep(patience).await;
@@ -161,6 +164,17 @@ pub(crate) enum RequestBody {
 pub(crate) struct CallerBody {
     incoming: Incoming,
     upload: Arc<Upload>,
+    /// Keeps the stream counted until this half of it has ended: an origin may answer all before it has read all.
+    permit: Option<Arc<StreamPermit>>,
+}
+
+impl RequestBody {
+    fn count(&mut self, permit: Arc<StreamPermit>) {
+        match self {
+            Self::Caller(body) => body.permit = Some(permit),
+            Self::Empty => {}
+        }
+    }
 }
 
 impl Drop for CallerBody {
@@ -267,12 +281,15 @@ pub(crate) struct RelayedBody {
     incoming: Watched<Incoming>,
     /// What was read of it before its head went to the caller.
     ahead: VecDeque<Result<Frame<Bytes>, hyper::Error>>,
-    #[expect(dead_code, reason = "keeps the stream counted until it has ended")]
-    permit: StreamPermit,
+    #[expect(
+        dead_code,
+        reason = "keeps the stream counted until this half of it has ended"
+    )]
+    permit: Arc<StreamPermit>,
 }
 
 impl ResponseBody {
-    fn relayed(incoming: Incoming, permit: StreamPermit) -> Self {
+    fn relayed(incoming: Incoming, permit: Arc<StreamPermit>) -> Self {
         Self::Relayed(Box::new(RelayedBody {
             incoming: Watched::new(incoming),
             ahead: VecDeque::new(),

@@ -112,6 +112,41 @@ async fn a_refusal_of_a_head_request_has_no_body() {
 }
 
 #[tokio::test]
+async fn a_stream_whose_upload_goes_on_behind_its_answer_still_counts() {
+    let origin = Origin::scripted().await;
+    let server = Server::start(Site::simple().setting("tunnel: {max-streams: 1}")).await;
+    let _agent = AgentSetup::allowing_everything(&origin.url())
+        .start(&server)
+        .await;
+    let caller = server.caller().with_version(Version::HTTP_2);
+    let mut uploads = Vec::new();
+    // One for each of the two tunnels.
+    for _ in 0..2 {
+        let (mut sender, upload) = body::channel();
+        let request = Request::post(TARGET).body(upload).unwrap();
+        sender.send_data(Bytes::from_static(b"x")).await.unwrap();
+        let play = async {
+            let mut exchange = origin.next().await;
+            exchange.answer(origin::Answer::new(200, &[], "{}")).await;
+            exchange
+        };
+        let (mut answer, exchange) = tokio::join!(caller.send(request), play);
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.chunk().await.unwrap(), "{}");
+        assert!(answer.chunk().await.is_none());
+        uploads.push((sender, answer, exchange));
+    }
+    caller
+        .get(TARGET)
+        .await
+        .problem(ErrorCode::Overloaded)
+        .await;
+
+    drop(uploads);
+    has_room(&caller, &origin).await;
+}
+
+#[tokio::test]
 async fn a_full_tunnel_is_overloaded_until_a_request_ends() {
     let origin = Origin::scripted().await;
     let server = Server::start(Site::simple().setting("tunnel: {max-streams: 1}")).await;
@@ -140,7 +175,11 @@ async fn a_full_tunnel_is_overloaded_until_a_request_ends() {
         .await
         .unwrap();
     assert_eq!(answered.unwrap(), 200);
-    // The caller may have its answer a moment before the tunnel has room again.
+    has_room(&caller, &origin).await;
+}
+
+/// Waits until a request is answered: a caller may have its answer a moment before the tunnel has room again.
+async fn has_room(caller: &Caller, origin: &Origin) {
     let ask = async { while caller.get(TARGET).await.status() == 503 {} };
     let play = async { origin.next().await.answer(origin::Answer::json("{}")).await };
     within("room for another request", async {
