@@ -117,8 +117,8 @@ impl OriginBody {
         match &frame {
             Some(Ok(frame)) => {
                 self.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
-                // hyper does not ask again after the last frame.
-                if self.incoming.is_end_stream() {
+                // hyper does not ask again after the last frame, nor after trailers.
+                if frame.is_trailers() || self.incoming.is_end_stream() {
                     self.end(Ended::Complete);
                 }
             }

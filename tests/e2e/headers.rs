@@ -353,7 +353,7 @@ async fn the_origins_trailers_reach_a_caller_that_takes_trailers() {
         )
     })
     .await;
-    let (server, _agent) = permissive(&origin).await;
+    let (server, agent) = permissive(&origin).await;
     for version in VERSIONS {
         let caller = server.caller().with_version(version);
         let answer = send(&caller, Method::GET, TARGET, &[("te", "trailers")]).await;
@@ -371,6 +371,10 @@ async fn the_origins_trailers_reach_a_caller_that_takes_trailers() {
     }
     let (bytes, trailers) = server.caller().get(TARGET).await.bytes_and_trailers().await;
     assert_eq!((bytes, trailers.len()), (Bytes::from("{}"), 0));
+    let lines = agent.stop().await;
+    let ends = lines.iter().filter(|line| line["kind"] == "outcome");
+    let ends: Vec<_> = ends.map(|line| &line["ended"]).collect();
+    assert_eq!(ends, ["complete"; 3]);
 }
 
 #[tokio::test]
