@@ -101,6 +101,18 @@ impl Sink {
         Ok((sink, bytes, window as u64 == left.len))
     }
 
+    /// Stdout as a container's log driver holds it.
+    #[cfg(test)]
+    pub(super) fn pipe(end: std::os::fd::OwnedFd) -> Self {
+        let file = File::from(end);
+        let left = Left::of(&file.metadata().unwrap());
+        Self {
+            place: Place::Stdout,
+            file: Some(file),
+            left,
+        }
+    }
+
     /// Makes sure that what is open is what stands at the path: lines in a removed file are lost,
     /// and nobody would notice. One `stat(2)`.
     pub(super) fn check(&mut self) -> io::Result<Option<Reopened>> {
@@ -199,22 +211,13 @@ fn append_to(path: &PathBuf) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
-    use std::os::fd::OwnedFd;
 
     use super::*;
     use crate::instance::tests::TestFolder;
 
-    /// Stdout as a container's log driver holds it.
     fn stdout() -> (io::PipeReader, Sink) {
         let (reader, writer) = io::pipe().unwrap();
-        let file = File::from(OwnedFd::from(writer));
-        let left = Left::of(&file.metadata().unwrap());
-        let sink = Sink {
-            place: Place::Stdout,
-            file: Some(file),
-            left,
-        };
-        (reader, sink)
+        (reader, Sink::pipe(writer.into()))
     }
 
     #[test]

@@ -147,6 +147,7 @@ pub(super) fn start(
         sink,
         kept: Vec::new(),
         buffer: Vec::new(),
+        ends: Vec::new(),
         unsynced: false,
         sync: None,
     };
@@ -179,6 +180,8 @@ struct Writer {
     /// in flight when the log failed, and until it works no new one begins.
     kept: Vec<Vec<u8>>,
     buffer: Vec<u8>,
+    /// Where in `buffer` the kept lines and then the batch's end, without their newlines.
+    ends: Vec<usize>,
     unsynced: bool,
     sync: Option<JoinHandle<std::io::Result<()>>>,
 }
@@ -240,7 +243,8 @@ impl Writer {
         }
     }
 
-    /// Writes what is kept and then `batch`, or refuses the batch's decisions.
+    /// Writes what is kept and then `batch`. Where that fails, the decisions that did not reach the file are refused,
+    /// and the outcomes are kept.
     fn write(&mut self, batch: &mut Vec<Entry>) -> std::io::Result<()> {
         match self.try_write(batch) {
             Ok(()) => {
@@ -248,17 +252,31 @@ impl Writer {
                 batch.drain(..).for_each(Entry::succeed);
                 Ok(())
             }
-            Err(error) => {
+            Err(WriteFailed { error, landed }) => {
                 let why = self.position.failed(&error.to_string());
-                self.kept
-                    .extend(batch.drain(..).filter_map(|entry| entry.fail(&why)));
+                // A whole line that lacks only its newline counts, for the chain too.
+                let whole = self.ends.iter().take_while(|&&end| end <= landed).count();
+                let of_kept = whole.min(self.kept.len());
+                self.kept.drain(..of_kept);
+                let mut of_batch = whole - of_kept;
+                for entry in batch.drain(..) {
+                    if entry.line().is_some() && of_batch > 0 {
+                        of_batch -= 1;
+                        entry.succeed();
+                    } else {
+                        self.kept.extend(entry.fail(&why));
+                    }
+                }
                 Err(error)
             }
         }
     }
 
-    fn try_write(&mut self, batch: &[Entry]) -> std::io::Result<()> {
-        let reopened = self.sink.check()?;
+    fn try_write(&mut self, batch: &[Entry]) -> Result<(), WriteFailed> {
+        self.buffer.clear();
+        self.ends.clear();
+        let checked = self.sink.check();
+        let reopened = checked.map_err(|error| WriteFailed { error, landed: 0 })?;
         if let Some(reopened) = &reopened {
             let log = &self.position.log;
             tracing::warn!(%log, found = ?reopened.found, "the audit log is not as it was left");
@@ -272,7 +290,6 @@ impl Writer {
             self.kept.insert(0, line);
         }
 
-        self.buffer.clear();
         // The chain moves on only with what is in the file.
         let mut chain = self.chain.clone();
         if let Some(torn) = chain.close_open_line(&mut self.buffer) {
@@ -286,6 +303,7 @@ impl Writer {
         let kept = self.kept.iter().map(Vec::as_slice);
         for line in kept.chain(batch.iter().filter_map(Entry::line)) {
             chain.append(line, &mut self.buffer);
+            self.ends.push(self.buffer.len() - 1);
         }
         if self.buffer.is_empty() {
             return Ok(());
@@ -297,10 +315,10 @@ impl Writer {
                 self.position.written(self.chain.seq());
                 Ok(())
             }
-            Err(WriteFailed { error, landed }) => {
-                self.chain
-                    .adopt(self.buffer.get(..landed).unwrap_or_default());
-                Err(error)
+            Err(failed) => {
+                let landed = self.buffer.get(..failed.landed);
+                self.chain.adopt(landed.unwrap_or_default());
+                Err(failed)
             }
         }
     }
@@ -329,5 +347,97 @@ impl Writer {
             let log = &self.position.log;
             tracing::error!(%log, %error, "the audit log's lines may not survive a power failure");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::io::Read as _;
+    use std::os::unix::net::UnixStream;
+
+    use serde_json::{Value, json};
+
+    use super::super::chain::verify_lines;
+    use super::*;
+
+    /// A writer to something that takes some of a batch, and whose bytes cannot be taken back.
+    fn writer() -> (UnixStream, Writer) {
+        let (reader, writer) = UnixStream::pair().unwrap();
+        for end in [&reader, &writer] {
+            end.set_nonblocking(true).unwrap();
+        }
+        let identity = Identity {
+            instance: "default".to_owned(),
+            run_id: "r".to_owned(),
+        };
+        let writer = Writer {
+            identity: Arc::new(identity),
+            position: Arc::new(AuditPosition::new(None)),
+            chain: Chain::new(),
+            sink: Sink::pipe(writer.into()),
+            kept: Vec::new(),
+            buffer: Vec::new(),
+            ends: Vec::new(),
+            unsynced: false,
+            sync: None,
+        };
+        (reader, writer)
+    }
+
+    #[test]
+    fn what_landed_of_a_batch_that_failed_counts_and_is_not_written_again() {
+        let (mut reader, mut writer) = writer();
+        let line = |kind, id: usize| {
+            let fields = json!({"id": id, "fill": "x".repeat(500)});
+            writer.identity.line(kind, SystemTime::now(), fields)
+        };
+        let mut answers = Vec::new();
+        let mut batch = Vec::new();
+        for id in 0..1000 {
+            let (written, answer) = oneshot::channel();
+            answers.push(answer);
+            batch.push(Entry::Deny {
+                line: line("decision", id),
+                written,
+            });
+            batch.push(Entry::Outcome {
+                line: line("outcome", id),
+            });
+        }
+
+        let mut text = Vec::new();
+        writer.write(&mut batch).unwrap_err();
+        let mut tries = 0;
+        loop {
+            // It ends in an error once the socket is empty.
+            let _ = reader.read_to_end(&mut text);
+            if writer.kept.is_empty() {
+                break;
+            }
+            let _ = writer.write(&mut Vec::new());
+            tries += 1;
+        }
+
+        assert!(tries > 1, "the kept lines fail half way too");
+        verify_lines(text.as_slice()).unwrap();
+        let mut seen: HashMap<(String, u64), usize> = HashMap::new();
+        for line in text.split(|&byte| byte == b'\n') {
+            if let Ok(line) = serde_json::from_slice::<Value>(line)
+                && let Some(id) = line["id"].as_u64()
+            {
+                let kind = line["kind"].as_str().unwrap().to_owned();
+                *seen.entry((kind, id)).or_default() += 1;
+            }
+        }
+        let times = |kind: &str, id| seen.get(&(kind.to_owned(), id)).copied();
+        let mut passed = 0;
+        for (id, mut answer) in (0..).zip(answers) {
+            assert_eq!(times("outcome", id), Some(1), "outcome {id}");
+            let is_on_record = answer.try_recv().unwrap().is_ok();
+            assert_eq!(times("decision", id), is_on_record.then_some(1), "{id}");
+            passed += usize::from(is_on_record);
+        }
+        assert!((1..1000).contains(&passed), "{passed}");
     }
 }
