@@ -25,6 +25,7 @@
 
 mod access_token;
 mod error_code;
+mod gather;
 mod handshake;
 pub mod header;
 pub mod hop;

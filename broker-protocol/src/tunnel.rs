@@ -4,14 +4,12 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http2 as client};
 use hyper::server::conn::http2 as server;
@@ -22,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::WsStream;
-use crate::stall::StreamExecutor;
+use crate::gather::Gathered;
+use crate::stall::{StreamExecutor, Watched};
 
 /// Most streams that the server may open at once in one tunnel.
 pub const MAX_STREAMS: u32 = 250;
@@ -76,12 +75,16 @@ where
     F: Fn(Request<Incoming>) -> R,
     R: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: std::error::Error + Send + Sync,
+    B::Error: std::error::Error + Send + Sync + Unpin,
 {
     let service = hyper::service::service_fn(move |request| {
         // A service's future is large, and hyper moves it several times before it runs.
         let response = Box::pin(service(request));
-        async move { Ok::<_, Infallible>(response.await.map(WithoutEmptyData)) }
+        // Watched on the outside: gathering asks for more before the peer has taken anything.
+        async move {
+            let response = response.await;
+            Ok::<_, Infallible>(response.map(|body| Watched::new(Gathered::new(body))))
+        }
     });
     let connection = server::Builder::new(StreamExecutor::new(tasks, stall))
         .timer(TokioTimer::new())
@@ -105,8 +108,8 @@ where
 }
 
 /// The server's end: sends requests, each in a stream of its own.
-pub struct ServerEnd<B> {
-    sender: client::SendRequest<WithoutEmptyData<B>>,
+pub struct ServerEnd<B: Body> {
+    sender: client::SendRequest<Gathered<B>>,
     permits: Arc<Semaphore>,
     max_streams: u32,
 }
@@ -196,44 +199,12 @@ where
     /// # Errors
     /// If no answer came; only [`SendError::Unsent`] may be tried elsewhere.
     pub async fn send(&self, request: Request<B>) -> Result<Response<Incoming>, SendError<B>> {
-        let request = request.map(WithoutEmptyData);
+        let request = request.map(Gathered::new);
         let sent = self.sender.clone().try_send_request(request).await;
         sent.map_err(|mut error: TrySendError<_>| match error.take_message() {
-            Some(request) => SendError::Unsent(Box::new(request.map(|body| body.0))),
+            Some(request) => SendError::Unsent(Box::new(request.map(Gathered::into_inner))),
             None => SendError::Lost(error.into_error()),
         })
-    }
-}
-
-/// A body without its empty pieces: HTTP/2 takes empty DATA frames for an attack, 100 of them in the life of a
-/// connection, so one caller or origin that makes them would end the tunnel for all.
-struct WithoutEmptyData<B>(B);
-
-impl<B: Body<Data = Bytes> + Unpin> Body for WithoutEmptyData<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let frame = Pin::new(&mut self.0).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(piece))) = &frame
-            && piece.data_ref().is_some_and(Bytes::is_empty)
-        {
-            // Others get their turn before the next piece: there may be any number of empty ones.
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
     }
 }
 
