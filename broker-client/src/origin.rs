@@ -9,15 +9,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use accept_rules::{Allowed, Origin};
-use broker_protocol::{ErrorCode, hop};
+use broker_protocol::{ErrorCode, MAX_STREAMS, hop};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
+use hyper_util::client::legacy::{self as client, Client};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tower_service::Service;
@@ -28,9 +29,18 @@ use crate::upload::UploadBody;
 
 /// Idle connections are closed well before origins close them: nginx does after 75 s, others after 20.
 const IDLE: Duration = Duration::from_secs(15);
-/// An HTTP/2 origin's windows, as in the tunnel: all streams' together, or one slow reader stops everyone.
+/// How long a connection may be silent before its origin is asked whether it is still there: a watch may wait for
+/// ever, and an origin that vanished says nothing.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// How long it may take to say so.
+const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
+/// How often TCP asks again before it gives the connection up.
+const TCP_KEEP_ALIVE_TRIES: u32 = 3;
+/// An HTTP/2 origin's window for each stream, in bytes, as in the tunnel.
 const H2_STREAM_WINDOW: u32 = 256 * 1024;
-const H2_CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
+/// All streams' together, in bytes: what those of two tunnels, the default, can fill. Were it less, callers that stop
+/// reading could fill it, and stop every other one of this origin's.
+const H2_CONNECTION_WINDOW: u32 = 2 * MAX_STREAMS * H2_STREAM_WINDOW;
 /// Header limit of answers, as on every listener.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
 
@@ -69,31 +79,26 @@ pub(crate) struct OriginClient(Client<Connector, UploadBody>);
 
 impl OriginClient {
     pub(crate) fn new(tls: Option<Arc<rustls::ClientConfig>>, connect_timeout: Duration) -> Self {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(connect_timeout));
-        let tls = tls.unwrap_or_else(no_tls);
-        let https = HttpsConnectorBuilder::new()
-            .with_tls_config((*tls).clone())
-            .https_or_http();
-        let inner = https.enable_http1().enable_http2().wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            // What was not sent is sent on another connection by us, under our own rule.
-            .retry_canceled_requests(true)
-            .http1_max_buf_size(MAX_HEADER_BYTES)
-            .http2_initial_stream_window_size(H2_STREAM_WINDOW)
-            .http2_initial_connection_window_size(H2_CONNECTION_WINDOW)
-            .http2_max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
-            .build(Connector {
-                inner,
-                timeout: connect_timeout,
-            });
-        Self(client)
+        Self(settings().build(Connector::new(tls, connect_timeout)))
     }
+}
+
+fn settings() -> client::Builder {
+    let mut settings = Client::builder(TokioExecutor::new());
+    settings
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        // What was not sent is sent on another connection by us, under our own rule.
+        .retry_canceled_requests(true)
+        .http1_max_buf_size(MAX_HEADER_BYTES)
+        .http2_initial_stream_window_size(H2_STREAM_WINDOW)
+        .http2_initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .http2_max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .http2_keep_alive_timeout(KEEP_ALIVE_ANSWER)
+        .http2_keep_alive_while_idle(true);
+    settings
 }
 
 /// A client that only ever sees `http://` origins trusts nobody.
@@ -187,7 +192,11 @@ fn join(origin: &Origin, target: &str) -> Option<Uri> {
         .ok()
 }
 
-fn request(uri: Uri, method: Method, headers: HeaderMap, body: UploadBody) -> Request<UploadBody> {
+fn request<B: Body>(uri: Uri, method: Method, mut headers: HeaderMap, body: B) -> Request<B> {
+    // Without this, hyper sends a GET or HEAD without its body; on HTTP/2 it takes the header out again.
+    if !body.is_end_stream() && !headers.contains_key(CONTENT_LENGTH) {
+        headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     let mut request = Request::new(body);
     *request.uri_mut() = uri;
     *request.method_mut() = method;
@@ -287,6 +296,24 @@ struct Connector {
 #[derive(Clone, Default)]
 struct Used(Arc<AtomicBool>);
 
+impl Connector {
+    fn new(tls: Option<Arc<rustls::ClientConfig>>, timeout: Duration) -> Self {
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(timeout));
+        tcp.set_keepalive(Some(KEEP_ALIVE));
+        tcp.set_keepalive_interval(Some(KEEP_ALIVE_ANSWER));
+        tcp.set_keepalive_retries(Some(TCP_KEEP_ALIVE_TRIES));
+        let tls = tls.unwrap_or_else(no_tls);
+        let https = HttpsConnectorBuilder::new()
+            .with_tls_config((*tls).clone())
+            .https_or_http();
+        let inner = https.enable_http1().enable_http2().wrap_connector(tcp);
+        Self { inner, timeout }
+    }
+}
+
 impl Service<Uri> for Connector {
     type Response = OriginConnection;
     type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -360,5 +387,140 @@ impl Write for OriginConnection {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::net::SocketAddr;
+
+    use bytes::Bytes;
+    use futures_util::stream;
+    use http_body::Frame;
+    use http_body_util::{BodyExt as _, Full, StreamBody};
+    use hyper::server::conn::{http1, http2};
+    use hyper::service::service_fn;
+    use socket2::SockRef;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// An origin's port, and a URL of it.
+    async fn listen() -> (TcpListener, Uri) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: SocketAddr = listener.local_addr().unwrap();
+        (listener, format!("http://{address}/").parse().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_watch_ends_when_its_http2_origin_has_vanished() {
+        let (listener, uri) = listen().await;
+        let client = settings()
+            .http2_only(true)
+            .build(Connector::new(None, KEEP_ALIVE));
+        let request = request(uri, Method::GET, HeaderMap::new(), UploadBody::empty());
+        let origin = async {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let service = service_fn(|_| async {
+                let silence = stream::pending::<Result<Frame<Bytes>, Infallible>>();
+                Ok::<_, Infallible>(Response::new(StreamBody::new(silence)))
+            });
+            http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(tcp), service)
+        };
+        let answer = client.request(request);
+        let mut answer = std::pin::pin!(answer);
+        let mut origin = std::pin::pin!(tokio::select! {
+            origin = origin => origin,
+            _ = &mut answer => panic!("nobody answers yet"),
+        });
+        let answer = tokio::select! {
+            answer = answer => answer.unwrap(),
+            _ = &mut origin => panic!("the origin stays"),
+        };
+
+        // From here on the origin is not polled: it is still connected, and does nothing.
+        tokio::time::pause();
+        let mut body = answer.into_body();
+        let frame = tokio::time::timeout(KEEP_ALIVE * 3, body.frame());
+
+        frame.await.unwrap().unwrap().unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn tcp_asks_after_an_origin_that_is_silent() {
+        let (_listener, uri) = listen().await;
+
+        let connection = Connector::new(None, KEEP_ALIVE).call(uri).await.unwrap();
+
+        let MaybeHttpsStream::Http(tcp) = &connection.io else {
+            panic!("no TLS was asked for");
+        };
+        let socket = SockRef::from(tcp.inner());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEP_ALIVE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEP_ALIVE_ANSWER);
+        assert_eq!(
+            socket.tcp_keepalive_retries().unwrap(),
+            TCP_KEEP_ALIVE_TRIES
+        );
+    }
+
+    #[tokio::test]
+    async fn a_body_of_unknown_length_is_sent_whatever_the_method() {
+        for (is_http2, method) in [
+            (false, Method::GET),
+            (false, Method::HEAD),
+            (false, Method::POST),
+            (true, Method::GET),
+            (true, Method::POST),
+        ] {
+            let (listener, uri) = listen().await;
+            let client = settings()
+                .http2_only(is_http2)
+                .build(Connector::new(None, KEEP_ALIVE));
+            let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from("body")))];
+            let body = StreamBody::new(stream::iter(frames));
+            let request = request(uri, method.clone(), HeaderMap::new(), body);
+            let origin = async {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let service = service_fn(|request: Request<Incoming>| async {
+                    let (head, body) = request.into_parts();
+                    let framing = head.headers.get(TRANSFER_ENCODING);
+                    let mut answer = Response::builder();
+                    if let Some(framing) = framing {
+                        answer = answer.header("x-framing", framing);
+                    }
+                    let body = body.collect().await?.to_bytes();
+                    let answer = answer.header("x-body", body.as_ref());
+                    Ok::<_, hyper::Error>(answer.body(Full::new(Bytes::new())).unwrap())
+                });
+                let tcp = TokioIo::new(tcp);
+                if is_http2 {
+                    let builder = http2::Builder::new(TokioExecutor::new());
+                    drop(builder.serve_connection(tcp, service).await);
+                } else {
+                    drop(http1::Builder::new().serve_connection(tcp, service).await);
+                }
+                std::future::pending::<()>().await;
+            };
+            let answer = tokio::select! {
+                answer = client.request(request) => answer.unwrap(),
+                () = origin => panic!("the origin stays"),
+            };
+            assert_eq!(answer.headers()["x-body"], "body", "{method} {is_http2}");
+            let framing = answer.headers().get("x-framing").map(HeaderValue::as_bytes);
+            let chunked = (!is_http2).then_some(b"chunked".as_slice());
+            assert_eq!(framing, chunked, "{method} {is_http2}");
+        }
+    }
+
+    #[test]
+    fn the_streams_of_the_default_tunnels_cannot_fill_a_connections_window() {
+        let tunnels = 2;
+        assert_eq!(
+            H2_CONNECTION_WINDOW / H2_STREAM_WINDOW,
+            tunnels * MAX_STREAMS
+        );
     }
 }
