@@ -14,11 +14,13 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::rt::bounds::Http2ServerConnExec;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SetOnce};
 use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -26,9 +28,9 @@ use tokio_util::task::TaskTracker;
 
 /// Header limit, in bytes: kubectl, browsers with cookies and JWTs stay well below.
 pub const MAX_HEADER_BYTES: usize = 64 * 1024;
-/// A peer must have finished its TLS handshake by then.
-const TLS_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A peer must have sent its first byte by then, and each request's head within as long.
+/// A peer must have finished its TLS handshake and sent the head of its first request by then, whatever else it sends.
+const FIRST_REQUEST: Duration = Duration::from_secs(15);
+/// HTTP/1.1: how long a connection may be idle, the head of its next request included.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long an upload that was refused is read and thrown away, so that the answer is not lost in a reset.
 const LINGER: Duration = Duration::from_secs(5);
@@ -41,6 +43,11 @@ const H2_STREAM_WINDOW: u32 = 256 * 1024;
 const H2_CONNECTION_WINDOW: u32 = H2_STREAMS * H2_STREAM_WINDOW;
 /// HTTP/2 Pings find out that a peer is gone without a word.
 const H2_PING: Duration = Duration::from_secs(30);
+/// Probes of the kernel find out the same where nothing is sent, as behind a quiet watch: after a minute.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(30))
+    .with_interval(Duration::from_secs(10))
+    .with_retries(3);
 /// Pause after a failed accept, which is nearly always a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -86,10 +93,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: std::error::Error + Send + Sync,
     E: Clone + Send + Sync + 'static,
-    E: Http2ServerConnExec<
-            Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>> + Send>>,
-            B,
-        >,
+    E: Http2ServerConnExec<Answering<B>, B>,
 {
     let Listening {
         listener,
@@ -102,12 +106,15 @@ where
     let connections = Arc::new(Semaphore::new(max_connections));
     let lingering = Arc::new(Semaphore::new(MAX_LINGERING));
     loop {
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
-            return;
+        let accepting = async {
+            let permit = Arc::clone(&connections).acquire_owned();
+            let permit = permit.await.map_err(io::Error::other)?;
+            let (stream, peer) = listener.accept().await?;
+            Ok::<_, io::Error>((permit, stream, peer))
         };
-        let (stream, peer) = tokio::select! {
+        let (permit, stream, peer) = tokio::select! {
             () = shutdown.cancelled() => return,
-            accepted = listener.accept() => match accepted {
+            accepted = accepting => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -117,7 +124,7 @@ where
             },
         };
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        if let Err(error) = stream.set_nodelay(true) {
+        if let Err(error) = prepare(&stream) {
             tracing::debug!(%peer, %error, "the peer is gone already");
             continue;
         }
@@ -134,6 +141,15 @@ where
     }
 }
 
+type Error = Box<dyn std::error::Error + Send + Sync>;
+/// A request that is being answered.
+type Answering<B> = Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>> + Send>>;
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    SockRef::from(stream).set_tcp_keepalive(&KEEPALIVE)
+}
+
 async fn serve_connection<E, F, R, B>(
     socket: Socket,
     peer: SocketAddr,
@@ -141,33 +157,61 @@ async fn serve_connection<E, F, R, B>(
     protocols: Protocols<E>,
     shutdown: CancellationToken,
     service: F,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+) -> Result<(), Error>
 where
     F: Fn(Request<Incoming>, Connection) -> R,
     R: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: std::error::Error + Send + Sync,
     E: Clone + Send + Sync + 'static,
-    E: Http2ServerConnExec<
-            Pin<Box<dyn Future<Output = Result<Response<B>, Infallible>> + Send>>,
-            B,
-        >,
+    E: Http2ServerConnExec<Answering<B>, B>,
 {
-    let stream = match tls {
-        None => Stream::Plain(socket),
-        Some(tls) => {
-            let handshake = tokio::time::timeout(TLS_HANDSHAKE_TIMEOUT, tls.accept(socket));
-            Stream::Tls(Box::new(
-                handshake.await.map_err(|_| "no TLS handshake in time")??,
-            ))
+    let begun = Arc::new(SetOnce::new());
+    let first_request = Arc::clone(&begun);
+    let serving = async move {
+        let stream = match tls {
+            None => Stream::Plain(socket),
+            Some(tls) => Stream::Tls(Box::new(tls.accept(socket).await?)),
+        };
+        let service = hyper::service::service_fn(move |request| {
+            // Only the first can set it.
+            drop(begun.set(()));
+            let response = service(request, Connection { peer });
+            let response = async move { Ok::<_, Infallible>(response.await) };
+            Box::pin(response) as Answering<_>
+        });
+        speak(protocols, TokioIo::new(stream), service, shutdown).await
+    };
+    let late = async {
+        let request = tokio::time::timeout(FIRST_REQUEST, first_request.wait());
+        if request.await.is_ok() {
+            std::future::pending::<()>().await;
         }
     };
-    let io = TokioIo::new(stream);
-    let service = hyper::service::service_fn(move |request| {
-        let response = service(request, Connection { peer });
-        let response = async move { Ok::<_, Infallible>(response.await) };
-        Box::pin(response) as Pin<Box<dyn Future<Output = _> + Send>>
-    });
+    tokio::select! {
+        ended = serving => ended,
+        () = late => Err("no request in time".into()),
+    }
+}
+
+/// Serves HTTP until the connection ends; once `shutdown` is cancelled, until its requests have.
+async fn speak<E, S, B>(
+    protocols: Protocols<E>,
+    io: TokioIo<Stream>,
+    service: S,
+    shutdown: CancellationToken,
+) -> Result<(), Error>
+where
+    S: Service<
+            Request<Incoming>,
+            Response = Response<B>,
+            Error = Infallible,
+            Future = Answering<B>,
+        >,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: std::error::Error + Send + Sync,
+    E: Http2ServerConnExec<Answering<B>, B>,
+{
     match protocols {
         Protocols::Http1WithUpgrades => {
             let connection = hyper::server::conn::http1::Builder::new()
@@ -286,13 +330,11 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// A TCP connection that gives up a peer which says nothing at first or stops reading, and that closes so that
-/// the peer can read the last answer.
+/// A TCP connection that gives up a peer which stops reading, and that closes so that the peer can read the last
+/// answer.
 pub struct Socket {
     io: TcpStream,
     stall: Duration,
-    /// Until the first byte has come.
-    first_byte: Option<Pin<Box<Sleep>>>,
     /// While a write waits for the peer.
     stalled: Option<Pin<Box<Sleep>>>,
     closing: Closing,
@@ -308,11 +350,9 @@ enum Closing {
 
 impl Socket {
     fn new(io: TcpStream, stall: Duration, lingering: Arc<Semaphore>) -> Self {
-        let first_byte = Some(Box::pin(tokio::time::sleep(HEAD_TIMEOUT)));
         Self {
             io,
             stall,
-            first_byte,
             stalled: None,
             closing: Closing::No,
             lingering,
@@ -346,19 +386,7 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.io).poll_read(cx, buf);
-        if let Some(timer) = &mut self.first_byte {
-            if read.is_ready() {
-                self.first_byte = None;
-            } else {
-                ready!(timer.as_mut().poll(cx));
-                return Poll::Ready(Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "the peer says nothing",
-                )));
-            }
-        }
-        read
+        Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
