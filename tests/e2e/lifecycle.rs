@@ -17,6 +17,8 @@ use broker_tests::programs::{
 use broker_tests::wait::within;
 use http::{Request, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -109,6 +111,21 @@ async fn a_second_signal_ends_a_server_at_once() {
     let mut broker = Broker::start().await;
     let _in_flight = broker.request().await;
     ends_at_the_second_signal(broker.server.child_mut()).await;
+}
+
+#[tokio::test]
+async fn half_a_request_for_health_does_not_hold_up_a_servers_end() {
+    let mut server = Server::start(Site::simple()).await;
+    let mut half = TcpStream::connect(server.admin).await.unwrap();
+    half.write_all(b"GET /hea").await.unwrap();
+    // Connections are taken in turn: the first is served when the second is.
+    Caller::to(server.admin).get("/healthz").await;
+
+    server.end();
+    let asked = Instant::now();
+
+    server.ended().await;
+    assert!(asked.elapsed() < AFTER_DRAIN, "{:?}", asked.elapsed());
 }
 
 #[tokio::test]
