@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// Longest value that a message repeats, in characters; enough to recognise it by.
 const SHOWN_CHARS: usize = 80;
+/// Longest length of time: nothing here waits longer, and the clock can add it to any moment.
+const MAX_DURATION: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// `true` or `false`.
 ///
@@ -36,17 +38,19 @@ where
     }
 }
 
-/// A length of time, such as `30s`, `5m` or `1h 30m`.
+/// A length of time of up to 30 days, such as `30s`, `5m` or `1h 30m`.
 ///
 /// # Errors
-/// If it is not one.
+/// If it is not one, or longer.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| {
-        format!(
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration <= MAX_DURATION => Ok(duration),
+        Ok(_) => Err(format!("{} is too long (use 30d at most)", shown(text))),
+        Err(_) => Err(format!(
             "{} is not a length of time (write 500ms, 30s, 5m or 1h)",
             shown(text)
-        )
-    })
+        )),
+    }
 }
 
 /// A length of time that is not zero.
@@ -130,6 +134,17 @@ mod tests {
                 .starts_with(r#""30" is not a length of time"#)
         );
         assert!(positive_duration("0s").is_err());
+    }
+
+    #[test]
+    fn a_length_of_time_over_30_days_is_refused() {
+        assert_eq!(duration("30d"), Ok(MAX_DURATION));
+        for text in ["30d 1ms", "18446744073709551615s"] {
+            let refusal = format!("{text:?} is too long (use 30d at most)");
+            assert_eq!(duration(text), Err(refusal.clone()));
+            assert_eq!(positive_duration(text), Err(refusal));
+        }
+        duration("18446744073709551616s").unwrap_err();
     }
 
     #[test]
