@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use broker_process::listener::MAX_HEADER_BYTES;
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -197,6 +198,7 @@ where
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(CONNECTION)
+        .max_buf_size(MAX_HEADER_BYTES)
         .keep_alive(false)
         .serve_connection(TokioIo::new(connection), service);
     let mut serving = pin!(serving);
@@ -312,6 +314,22 @@ mod tests {
         let answer = exchange(&mut stream, "HEAD /livez HTTP/1.1\r\nHost: x\r\n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
         assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_head_over_64_kib_is_refused() {
+        let server = start().await;
+        let ask = async |length| {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            let padding = "x".repeat(length);
+            let request = format!("GET /livez HTTP/1.1\r\nHost: x\r\nX: {padding}\r\n\r\n");
+            exchange(&mut stream, &request).await
+        };
+        let answer = ask(MAX_HEADER_BYTES - 1024).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        // It is judged between two reads, so a little more may pass.
+        let answer = ask(2 * MAX_HEADER_BYTES).await;
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     }
 
     #[tokio::test]
