@@ -50,9 +50,12 @@ pub(crate) struct OriginBody {
     bytes: u64,
 }
 
+/// How long nothing has come. A reader's pause is not the origin's: the clock stands from a frame until somebody
+/// waits for the next.
 struct Idle {
     limit: Duration,
-    since: Instant,
+    /// `None` until somebody waits.
+    since: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -64,14 +67,9 @@ impl OriginBody {
         slot: OutcomeSlot,
         upload: Arc<Upload>,
     ) -> Self {
-        let idle = idle.map(|limit| Idle {
-            limit,
-            since: Instant::now(),
-            timer: Box::pin(tokio::time::sleep(limit)),
-        });
         let mut body = Self {
             incoming,
-            idle,
+            idle: idle.map(Idle::new),
             slot: Some(slot),
             upload,
             bytes: 0,
@@ -112,7 +110,7 @@ impl OriginBody {
             }
         };
         if let Some(idle) = &mut self.idle {
-            idle.since = Instant::now();
+            idle.frame_came();
         }
         match &frame {
             Some(Ok(frame)) => {
@@ -130,11 +128,24 @@ impl OriginBody {
 }
 
 impl Idle {
+    fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            since: None,
+            timer: Box::pin(tokio::time::sleep(limit)),
+        }
+    }
+
+    fn frame_came(&mut self) {
+        self.since = None;
+    }
+
     /// The limit, if nothing came for so long. The timer is not moved for each frame: it fires, sees that
     /// frames came, and sleeps for the rest.
     fn poll(&mut self, cx: &mut Context<'_>) -> Option<Duration> {
+        let since = *self.since.get_or_insert_with(Instant::now);
         while self.timer.as_mut().poll(cx).is_ready() {
-            let deadline = self.since + self.limit;
+            let deadline = since + self.limit;
             if Instant::now() >= deadline {
                 return Some(self.limit);
             }
@@ -200,9 +211,29 @@ pub(crate) fn is_long_lived(query: Option<&str>, answer: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use http::HeaderValue;
 
     use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(300);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_readers_pause_is_not_the_origins() {
+        let mut idle = Idle::new(LIMIT);
+        let wait = |idle: &mut Idle, cx: &mut Context<'_>| Poll::Ready(idle.poll(cx));
+        assert_eq!(poll_fn(|cx| wait(&mut idle, cx)).await, None);
+        idle.frame_came();
+        // The reader takes long over the frame, and only then waits for the next.
+        tokio::time::advance(LIMIT * 2).await;
+        assert_eq!(poll_fn(|cx| wait(&mut idle, cx)).await, None);
+
+        let start = Instant::now();
+        let limit = poll_fn(|cx| idle.poll(cx).map_or(Poll::Pending, Poll::Ready));
+        assert_eq!(limit.await, LIMIT);
+        assert!((LIMIT..LIMIT * 2).contains(&start.elapsed()));
+    }
 
     #[test]
     fn watches_followed_logs_and_event_streams_may_be_silent() {
