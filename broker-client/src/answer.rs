@@ -22,7 +22,7 @@ use crate::upload::Upload;
 pub(crate) enum BodyError {
     #[error("the origin broke off: {0}")]
     Origin(#[source] hyper::Error),
-    #[error("the origin sent nothing for {0:?}")]
+    #[error("nothing moved for {0:?}")]
     Idle(Duration),
 }
 
@@ -60,7 +60,7 @@ struct Idle {
 }
 
 impl OriginBody {
-    /// `idle` is how long the origin may send nothing; without one it may for ever.
+    /// `idle` is how long the origin may send nothing, and the upload may not move; without one both may for ever.
     pub(crate) fn new(
         incoming: Incoming,
         idle: Option<Duration>,
@@ -81,6 +81,7 @@ impl OriginBody {
     }
 
     fn end(&mut self, ended: Ended) {
+        self.upload.answered();
         self.note();
         if let Some(slot) = self.slot.take() {
             slot.finish(ended);
@@ -102,7 +103,8 @@ impl OriginBody {
         let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {
-                let Some(limit) = self.idle.as_mut().and_then(|idle| idle.poll(cx)) else {
+                let moving = self.upload.moving_since();
+                let Some(limit) = self.idle.as_mut().and_then(|idle| idle.poll(moving, cx)) else {
                     return Poll::Pending;
                 };
                 self.end(Ended::TimedOut);
@@ -140,10 +142,11 @@ impl Idle {
         self.since = None;
     }
 
-    /// The limit, if nothing came for so long. The timer is not moved for each frame: it fires, sees that
-    /// frames came, and sleeps for the rest.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Option<Duration> {
-        let since = *self.since.get_or_insert_with(Instant::now);
+    /// The limit, if nothing came for so long, or if the upload has not moved since, where there still is one. The
+    /// timer is not moved for each frame: it fires, sees that frames came, and sleeps for the rest.
+    fn poll(&mut self, upload: Option<Instant>, cx: &mut Context<'_>) -> Option<Duration> {
+        let silent = *self.since.get_or_insert_with(Instant::now);
+        let since = upload.map_or(silent, |moved| moved.min(silent));
         while self.timer.as_mut().poll(cx).is_ready() {
             let deadline = since + self.limit;
             if Instant::now() >= deadline {
@@ -158,6 +161,7 @@ impl Idle {
 impl Drop for OriginBody {
     fn drop(&mut self) {
         // The slot itself records the rest: whoever held it was cancelled.
+        self.upload.answered();
         self.note();
     }
 }
@@ -222,7 +226,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_readers_pause_is_not_the_origins() {
         let mut idle = Idle::new(LIMIT);
-        let wait = |idle: &mut Idle, cx: &mut Context<'_>| Poll::Ready(idle.poll(cx));
+        let wait = |idle: &mut Idle, cx: &mut Context<'_>| Poll::Ready(idle.poll(None, cx));
         assert_eq!(poll_fn(|cx| wait(&mut idle, cx)).await, None);
         idle.frame_came();
         // The reader takes long over the frame, and only then waits for the next.
@@ -230,9 +234,32 @@ mod tests {
         assert_eq!(poll_fn(|cx| wait(&mut idle, cx)).await, None);
 
         let start = Instant::now();
-        let limit = poll_fn(|cx| idle.poll(cx).map_or(Poll::Pending, Poll::Ready));
+        let limit = poll_fn(|cx| idle.poll(None, cx).map_or(Poll::Pending, Poll::Ready));
         assert_eq!(limit.await, LIMIT);
         assert!((LIMIT..LIMIT * 2).contains(&start.elapsed()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_stands_still_is_not_excused_by_an_answer_that_flows() {
+        let mut idle = Idle::new(LIMIT);
+        let start = Instant::now();
+        let poll =
+            |idle: &mut Idle, upload, cx: &mut Context<'_>| Poll::Ready(idle.poll(upload, cx));
+        for second in 0..LIMIT.as_secs() {
+            let limit = poll_fn(|cx| poll(&mut idle, Some(start), cx)).await;
+            assert_eq!(limit, None, "{second}");
+            idle.frame_came();
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+
+        for (upload, expected) in [
+            (Some(start), Some(LIMIT)),
+            (Some(Instant::now()), None),
+            (None, None),
+        ] {
+            let limit = poll_fn(|cx| poll(&mut idle, upload, cx)).await;
+            assert_eq!(limit, expected, "{upload:?}");
+        }
     }
 
     #[test]

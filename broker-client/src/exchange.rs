@@ -190,7 +190,10 @@ impl Exchange {
         slot.outcome().bytes_up = upload.bytes();
         let response = match answer {
             Ok(response) => response,
-            Err(error) => return self.failed(&error, slot, route, context),
+            Err(error) => {
+                upload.answered();
+                return self.failed(&error, slot, route, context);
+            }
         };
 
         let (mut head, incoming) = response.into_parts();

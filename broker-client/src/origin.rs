@@ -420,20 +420,18 @@ mod tests {
             .http2_only(true)
             .build(Connector::new(None, KEEP_ALIVE));
         let request = request(uri, Method::GET, HeaderMap::new(), UploadBody::empty());
-        let origin = async {
-            let (tcp, _) = listener.accept().await.unwrap();
-            let service = service_fn(|_| async {
-                let silence = stream::pending::<Result<Frame<Bytes>, Infallible>>();
-                Ok::<_, Infallible>(Response::new(StreamBody::new(silence)))
-            });
-            http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(tcp), service)
-        };
         let answer = client.request(request);
         let mut answer = std::pin::pin!(answer);
-        let mut origin = std::pin::pin!(tokio::select! {
-            origin = origin => origin,
+        let (tcp, _) = tokio::select! {
+            accepted = listener.accept() => accepted.unwrap(),
             _ = &mut answer => panic!("nobody answers yet"),
+        };
+        let service = service_fn(|_| async {
+            let silence = stream::pending::<Result<Frame<Bytes>, Infallible>>();
+            Ok::<_, Infallible>(Response::new(StreamBody::new(silence)))
         });
+        let origin = http2::Builder::new(TokioExecutor::new());
+        let mut origin = std::pin::pin!(origin.serve_connection(TokioIo::new(tcp), service));
         let answer = tokio::select! {
             answer = answer => answer.unwrap(),
             _ = &mut origin => panic!("the origin stays"),

@@ -1,19 +1,34 @@
-//! A caller's body on its way to the origin: counted, and watched for whether it still moves.
+//! A caller's body on its way to the origin: counted, watched for whether it still moves, and ended soon after the
+//! answer.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use broker_protocol::hop;
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use crate::origin::OriginError;
+
+/// How long an upload may go on once its answer is over, as on the server's listeners: a slow uploader would hold its
+/// stream's place for as long as it likes.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Why a request's body broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UploadError {
+    #[error("the caller broke off its request: {0}")]
+    Caller(#[source] hyper::Error),
+    #[error("the answer has been over for {LINGER:?}")]
+    Answered,
+}
 
 /// What of a request's body has gone to the origin.
 #[derive(Debug)]
@@ -23,6 +38,10 @@ pub(crate) struct Upload {
     /// Milliseconds from `start` of the last movement; [`ENDED`] is set once all has gone or been given up.
     moved: AtomicU64,
     ended: Notify,
+    /// Since when its answer is over.
+    answered: OnceLock<Instant>,
+    /// Whoever waits for more of the body.
+    reader: AtomicWaker,
 }
 
 /// The top bit of [`Upload::moved`].
@@ -35,12 +54,26 @@ impl Upload {
             bytes: AtomicU64::new(0),
             moved: AtomicU64::new(0),
             ended: Notify::new(),
+            answered: OnceLock::new(),
+            reader: AtomicWaker::new(),
         }
     }
 
     /// Body bytes so far.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// When it last moved; `None` once it has ended.
+    pub(crate) fn moving_since(&self) -> Option<Instant> {
+        let moved = self.moved.load(Ordering::Acquire);
+        (moved & ENDED == 0).then(|| self.start + Duration::from_millis(moved))
+    }
+
+    /// Its answer is over, one way or another: what is still coming has [`LINGER`] to end.
+    pub(crate) fn answered(&self) {
+        self.answered.get_or_init(Instant::now);
+        self.reader.wake();
     }
 
     /// Resolves when the origin has taken too long: `first_byte` after the whole request was sent, or `idle` after
@@ -81,7 +114,12 @@ impl Upload {
 
 /// The body itself.
 pub(crate) enum UploadBody {
-    Streaming(Incoming, Arc<Upload>),
+    Streaming {
+        incoming: Incoming,
+        upload: Arc<Upload>,
+        /// Made when the answer is over before the body.
+        linger: Option<Pin<Box<Sleep>>>,
+    },
     Empty,
 }
 
@@ -93,7 +131,12 @@ impl UploadBody {
             upload.end();
             return (Self::Empty, upload);
         }
-        (Self::Streaming(incoming, Arc::clone(&upload)), upload)
+        let body = Self::Streaming {
+            incoming,
+            upload: Arc::clone(&upload),
+            linger: None,
+        };
+        (body, upload)
     }
 
     pub(crate) fn empty() -> Self {
@@ -103,7 +146,7 @@ impl UploadBody {
 
 impl Drop for UploadBody {
     fn drop(&mut self) {
-        if let Self::Streaming(_, upload) = self {
+        if let Self::Streaming { upload, .. } = self {
             upload.end();
         }
     }
@@ -111,15 +154,31 @@ impl Drop for UploadBody {
 
 impl Body for UploadBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = UploadError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self::Streaming(incoming, upload) = self.get_mut() else {
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let me = self.get_mut();
+        let Self::Streaming {
+            incoming,
+            upload,
+            linger,
+        } = me
+        else {
             return Poll::Ready(None);
         };
+        upload.reader.register(cx.waker());
+        if let Some(&answered) = upload.answered.get() {
+            let linger =
+                linger.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(answered + LINGER)));
+            if linger.as_mut().poll(cx).is_ready() {
+                // Without its receiver, the stream is reset.
+                *me = Self::Empty;
+                return Poll::Ready(Some(Err(UploadError::Answered)));
+            }
+        }
         let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
         if let Some(Ok(frame)) = &frame {
             let bytes = frame.data_ref().map_or(0, Bytes::len);
@@ -129,19 +188,19 @@ impl Body for UploadBody {
         if frame.is_none() || incoming.is_end_stream() {
             upload.end();
         }
-        Poll::Ready(frame.map(|frame| frame.map(hop::clean_trailers)))
+        Poll::Ready(frame.map(|frame| frame.map(hop::clean_trailers).map_err(UploadError::Caller)))
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Streaming(incoming, _) => incoming.is_end_stream(),
+            Self::Streaming { incoming, .. } => incoming.is_end_stream(),
             Self::Empty => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Streaming(incoming, _) => incoming.size_hint(),
+            Self::Streaming { incoming, .. } => incoming.size_hint(),
             Self::Empty => SizeHint::with_exact(0),
         }
     }

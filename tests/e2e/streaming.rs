@@ -5,6 +5,7 @@ use std::time::Duration;
 use broker_tests::broker::{Agent, AgentSetup, Server, Site};
 use broker_tests::caller::{Answer, Caller, body};
 use broker_tests::origin::{self, Exchange, Origin};
+use broker_tests::wait::within;
 use bytes::Bytes;
 use http::{Request, Version};
 use serde_json::json;
@@ -137,6 +138,49 @@ async fn an_answer_may_come_before_the_uploads_end() {
         let (_exchange, answer) = tokio::join!(play, caller.send(post("/upload", upload)));
         assert_eq!(answer.text().await, "[1]", "{version:?}");
     }
+}
+
+#[tokio::test]
+async fn an_upload_ends_soon_after_its_answer() {
+    let broker = Broker::start().await;
+    let (mut sender, upload) = body::channel();
+    let play = async {
+        let mut exchange = broker.origin.next().await;
+        sender.send_data(Bytes::from("one")).await.unwrap();
+        exchange.read(8).await;
+        exchange.answer(origin::Answer::json("[1]")).await;
+        exchange
+    };
+    let connection = broker.caller(Version::HTTP_2).connect().await;
+    let (mut exchange, answer) = tokio::join!(play, connection.send(post("/upload", upload)));
+    assert_eq!(answer.text().await, "[1]");
+
+    // The caller neither sends nor ends, and its connection stays.
+    exchange.client_gone().await;
+
+    let lines = broker.agent.stop().await;
+    let outcome = lines.iter().find(|line| line["kind"] == "outcome");
+    let outcome = outcome.expect("the request was allowed");
+    assert_eq!(outcome["ended"], "complete");
+    assert_eq!(outcome["bytes_up"], 3);
+}
+
+#[tokio::test]
+async fn an_upload_that_stands_still_ends_an_answer_that_flows() {
+    let broker = Broker::with_setting("timeouts: {idle: 300ms}").await;
+    let (mut sender, upload) = body::channel();
+    sender.send_data(Bytes::from("one")).await.unwrap();
+    let caller = broker.caller(Version::HTTP_2);
+    let kind = "application/json";
+    let (mut exchange, mut answer) =
+        tokio::join!(broker.play(kind), caller.send(post("/talk", upload)));
+
+    let read = async { while answer.try_chunk().await.is_ok_and(|chunk| chunk.is_some()) {} };
+    let flow = async { tokio::join!(exchange.send_without_end(), read) };
+    within("the end of the answer", flow).await;
+
+    drop(sender);
+    broker.assert_ended("timed-out").await;
 }
 
 #[tokio::test]
