@@ -174,16 +174,13 @@ impl<'a> DecisionRecord<'a> {
 pub enum Ended {
     /// The whole answer went into the tunnel.
     Complete,
-    /// The caller went away, or the stream was cancelled for another reason.
+    /// The stream ended before its answer did. Most callers do that by going away; a tunnel that is lost, a reader
+    /// that stalls and a cut at the agent's end look the same from within the exchange.
     CallerGone,
     /// The origin could not be reached, or broke off or broke HTTP.
     OriginFailed,
     /// The origin or the caller took longer than the limits allow.
     TimedOut,
-    /// The agent reset the stream.
-    Reset,
-    /// The tunnel was lost.
-    TunnelLost,
     /// Nothing was sent to the origin.
     NotSent,
 }
