@@ -16,6 +16,7 @@ use broker_process::settings::{
     Environment, Setting, Settings, SettingsError, boolean, duration, integer, positive_duration,
     shown,
 };
+use broker_process::threads;
 use broker_process::tls::{self, PostQuantum, TlsMin, TlsPolicy};
 use broker_protocol::{AccessToken, AgentName, InstanceName, TokenKind};
 use clap::{ArgMatches, Command};
@@ -60,6 +61,8 @@ pub struct Config {
     pub instance: InstanceName,
     /// How long requests in flight may take to finish at the end; zero cuts them at once.
     pub drain_timeout: Duration,
+    /// How many threads carry the work.
+    pub threads: usize,
     /// How operational logs are written.
     pub log: LogSettings,
     /// The variables that rules may refer to as `${NAME}`.
@@ -194,6 +197,7 @@ impl Config {
         let data = data_folder(&settings);
         let instance = instance(&settings);
         let drain_timeout = settings.value(&table::DRAIN_TIMEOUT, duration);
+        let threads = threads::read(&settings);
         let log = LogSettings::read(&settings);
 
         settings.finish()?;
@@ -211,6 +215,7 @@ impl Config {
             data,
             instance,
             drain_timeout,
+            threads,
             log,
             environment,
             warnings,

@@ -13,6 +13,7 @@ use broker_process::exit::{self, Exit};
 use broker_process::logging;
 use broker_process::settings::{self, Environment};
 use broker_process::signals::Shutdown;
+use broker_process::threads;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::runtime;
 
@@ -52,10 +53,7 @@ fn run(arguments: &ArgMatches) -> Result<(), Exit> {
     let config =
         Config::load(arguments, Environment::capture(), &working_folder()?).map_err(Exit::usage)?;
     let _log = logging::start(&config.log).map_err(Exit::usage)?;
-    let runtime = runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Exit::failure)?;
+    let runtime = threads::runtime(config.threads).map_err(Exit::failure)?;
     let outcome = runtime.block_on(serve(config));
     // A thread that waits for a disk which does not answer must not keep the process.
     runtime.shutdown_background();

@@ -30,4 +30,5 @@ pub mod listener;
 pub mod logging;
 pub mod settings;
 pub mod signals;
+pub mod threads;
 pub mod tls;

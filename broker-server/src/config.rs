@@ -15,6 +15,7 @@ use broker_process::settings::{
     Environment, Setting, Settings, SettingsError, boolean, duration, integer, positive_duration,
     shown,
 };
+use broker_process::threads;
 use broker_process::tls::{PostQuantum, ServerTls, TlsError, TlsMin, TlsPolicy};
 use broker_protocol::{InstanceName, TenantId};
 use clap::{ArgMatches, Command};
@@ -50,6 +51,8 @@ pub struct Config {
     pub stall_timeout: Duration,
     /// How long requests in flight may take to finish at the end; zero cuts them at once.
     pub drain_timeout: Duration,
+    /// How many threads carry the work.
+    pub threads: usize,
     /// How operational logs are written.
     pub log: LogSettings,
     /// What the operator should know, though nothing is refused for it.
@@ -153,6 +156,7 @@ impl Config {
         let response_timeout = settings.value(&table::RESPONSE_TIMEOUT, positive_duration);
         let stall_timeout = settings.value(&table::STALL_TIMEOUT, positive_duration);
         let drain_timeout = settings.value(&table::DRAIN_TIMEOUT, duration);
+        let threads = threads::read(&settings);
         let log = LogSettings::read(&settings);
 
         settings.finish()?;
@@ -167,6 +171,7 @@ impl Config {
             response_timeout,
             stall_timeout,
             drain_timeout,
+            threads,
             log,
             warnings,
         })

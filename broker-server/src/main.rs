@@ -10,6 +10,7 @@ use broker_process::exit::{self, Exit};
 use broker_process::logging;
 use broker_process::settings::{self, Environment};
 use broker_process::signals::Shutdown;
+use broker_process::threads;
 use broker_protocol::TokenKind;
 use broker_server::config::{
     ADMIN_LISTEN, AGENTS_LISTEN, CALLERS_LISTEN, Config, TABLE, development_folder, run_command,
@@ -18,7 +19,6 @@ use broker_server::dev::DevServer;
 use broker_server::server::{Listeners, Server};
 use broker_server::token::{self, TokenFormat};
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use tokio::runtime;
 
 const PROGRAM: &str = "broker-server";
 
@@ -71,10 +71,7 @@ fn run(arguments: &ArgMatches) -> Result<(), Exit> {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Exit::failure)?;
+    let runtime = threads::runtime(config.threads).map_err(Exit::failure)?;
     runtime.block_on(serve(config, dev)).map_err(Exit::logged)
 }
 

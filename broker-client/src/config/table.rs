@@ -2,6 +2,7 @@
 
 use broker_process::logging;
 use broker_process::settings::{Group, Section, Setting, Table};
+use broker_process::threads::THREADS;
 
 const CONFIG: Setting =
     Setting::unfiled("config", "FILE", "The settings file, YAML").env(&["BROKER_CLIENT_CONFIG"]);
@@ -184,6 +185,7 @@ pub static TABLE: Table = Table {
                 DATA_DIR,
                 INSTANCE,
                 DRAIN_TIMEOUT,
+                THREADS,
             ],
             sections: &[],
         },

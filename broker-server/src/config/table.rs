@@ -2,6 +2,7 @@
 
 use broker_process::logging;
 use broker_process::settings::{Group, Section, Setting, Table};
+use broker_process::threads::THREADS;
 
 pub(super) const CONFIG: Setting = Setting::unfiled(
     "config",
@@ -201,7 +202,7 @@ pub static TABLE: Table = Table {
         },
         Group {
             title: "Process",
-            settings: &[ADMIN_LISTEN, NODE, DRAIN_TIMEOUT, DEV_DIR],
+            settings: &[ADMIN_LISTEN, NODE, DRAIN_TIMEOUT, THREADS, DEV_DIR],
             sections: &[],
         },
         Group {
