@@ -5,7 +5,7 @@ use std::time::Duration;
 use broker_tests::broker::{Agent, AgentSetup, Server, Site};
 use broker_tests::caller::{Answer, Caller, body};
 use broker_tests::origin::{self, Exchange, Origin};
-use broker_tests::wait::within;
+use broker_tests::wait::{took, within};
 use bytes::Bytes;
 use http::{Request, Version};
 use serde_json::json;
@@ -323,10 +323,12 @@ impl Broker {
 
     async fn assert_not_slowed(&self, what: &str, alone: Duration) {
         let beside = self.small_requests().await;
-        println!("a small request: {alone:?} alone, {beside:?} beside {STALLED} {what}");
-        // Far more than a busy machine adds, far less than any wait for a stalled stream.
-        let limit = alone * 10 + Duration::from_millis(100);
-        assert!(beside < limit, "{beside:?} beside {what}, {alone:?} alone");
+        // That they are answered at all is what waiting behind a stalled stream would prevent.
+        took(
+            &format!("a small request beside {STALLED} {what}"),
+            beside,
+            alone * 10,
+        );
     }
 
     /// Every request's outcome says that it ended so.
@@ -348,8 +350,10 @@ fn post(path: &str, body: body::Body) -> Request<body::Body> {
 async fn assert_gone(what: &str, version: Version, exchange: &mut Exchange) -> Vec<u8> {
     let start = Instant::now();
     let rest = exchange.client_gone().await;
-    let after = start.elapsed();
-    println!("{version:?} {what}: the origin's connection was closed after {after:?}");
-    assert!(after < CANCELLED_WITHIN, "{version:?} {what}: {after:?}");
+    took(
+        &format!("{version:?} {what}: the end of the origin's request"),
+        start.elapsed(),
+        CANCELLED_WITHIN,
+    );
     rest
 }

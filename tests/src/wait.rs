@@ -21,6 +21,21 @@ pub async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {
     }
 }
 
+/// Says how long something took that is promised within `bound`, and where `BROKER_HOLD_BOUNDS` is set, holds it to
+/// that: by `./check --hardship`, on a machine that does nothing else.
+///
+/// # Panics
+/// When it took longer and bounds are held.
+pub fn took(what: &str, took: Duration, bound: Duration) {
+    eprintln!("{what}: took {took:?}, promised within {bound:?}");
+    if std::env::var_os("BROKER_HOLD_BOUNDS").is_some() {
+        assert!(
+            took <= bound,
+            "{what}: took {took:?}, promised within {bound:?}"
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
