@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use broker_process::tls::TlsError;
 use broker_protocol::{
     AgentHello, CONTROL_AUTHORITY, CONTROL_DRAIN, CloseCode, ErrorCode, MAX_TUNNELS, Problem,
-    RELAY_AUTHORITY, Watched, serve_agent_end,
+    RELAY_AUTHORITY, serve_agent_end,
 };
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -413,16 +413,15 @@ async fn answer(
     exchange: &Exchange,
     drain: &mpsc::Sender<DrainRequest>,
     request: Request<Incoming>,
-) -> Response<Watched<AnswerBody>> {
+) -> Response<AnswerBody> {
     match request.uri().authority().map(http::uri::Authority::as_str) {
         Some(RELAY_AUTHORITY) => exchange.run(request).await,
-        Some(CONTROL_AUTHORITY) => control(drain, &request).await.map(Watched::new),
+        Some(CONTROL_AUTHORITY) => control(drain, &request).await,
         _ => {
             let detail = "requests in a tunnel are for one of the two authorities of the protocol";
             Problem::new(ErrorCode::BadRequest)
                 .detail(detail)
                 .into_response()
-                .map(Watched::new)
         }
     }
 }

@@ -121,8 +121,6 @@ pub struct TunnelSettings {
     pub post_quantum: PostQuantum,
     /// More authorities to trust for the server.
     pub ca_cert: Option<PathBuf>,
-    /// Whether a server on another machine may be dialled without TLS.
-    pub allow_plaintext: bool,
 }
 
 impl TunnelSettings {
@@ -364,10 +362,10 @@ fn tunnel(
         tls_min: settings.value(&table::TUNNEL_TLS_MIN, str::parse),
         post_quantum: settings.value(&table::TUNNEL_POST_QUANTUM, str::parse),
         ca_cert: authorities(settings, &table::TUNNEL_CA_CERT),
-        allow_plaintext: settings.value(&table::TUNNEL_PLAINTEXT, boolean),
     };
+    let may_be_plain = settings.value(&table::TUNNEL_PLAINTEXT, boolean);
     if let Some(server) = server.filter(|server| !server.is_tls() && !server.is_loopback()) {
-        if tunnel.allow_plaintext {
+        if may_be_plain {
             warnings.push(format!(
                 "the tunnel to {server} is not encrypted: secrets and answers are readable on the way"
             ));

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use accept_rules::{Allowed, Decision, Denied, Request as Question, RequestTarget, TargetError};
 use broker_protocol::header::{CALLER, REQUEST_ID};
 use broker_protocol::hop::Removed;
-use broker_protocol::{AgentName, ErrorCode, Problem, TenantId, Watched, hop};
+use broker_protocol::{AgentName, ErrorCode, Problem, TenantId, hop};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Response};
 use hyper::body::Incoming;
@@ -44,17 +44,16 @@ enum Refusal {
 
 impl Exchange {
     /// Answers one request of the server.
-    pub(crate) async fn run(&self, request: Request<Incoming>) -> Response<Watched<AnswerBody>> {
+    pub(crate) async fn run(&self, request: Request<Incoming>) -> Response<AnswerBody> {
         let (mut parts, body) = request.into_parts();
         let (context, caller) = self.take_context(&mut parts.headers);
         let removed = hop::remove_from_request(&mut parts.headers);
 
         let recorded = self.judge(parts, caller, &context).await;
-        let response = match recorded {
+        match recorded {
             Ok(recorded) => self.forward(recorded, removed, body, &context).await,
             Err(refusal) => self.refuse(refusal, &context),
-        };
-        response.map(Watched::new)
+        }
     }
 
     /// What the server says of the request, out of the headers that nobody else may set.
