@@ -366,6 +366,10 @@ async fn a_rule_file_that_is_refused_is_told_without_its_credentials() {
         ),
         (json!({"origin": "${ORIGIN_WITH_TOKEN}"}), "origin"),
         (
+            json!({"origin": "${ORIGIN_WITH_QUERY}"}),
+            "ORIGIN_WITH_QUERY",
+        ),
+        (
             json!({"origin": "http://u:%zz${TOKEN}@127.0.0.1:1"}),
             "auth",
         ),
@@ -395,6 +399,10 @@ async fn a_rule_file_that_is_refused_is_told_without_its_credentials() {
         let setup = AgentSetup::with_rules(json!({"private": [rule]}))
             .variable("TOKEN", CANARY)
             .variable("ORIGIN_WITH_TOKEN", &format!("ftp://{CANARY}@127.0.0.1:1"))
+            .variable(
+                "ORIGIN_WITH_QUERY",
+                &format!("http://127.0.0.1:1?token={CANARY}"),
+            )
             .variable("LOG_LEVEL", "trace");
         let (variables, folder) = setup.prepare(&server);
         let mut command = broker_command("broker-client");
