@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use broker_process::logging::chain;
 use broker_process::tls::TlsError;
 use broker_protocol::{
     AgentHello, CONTROL_AUTHORITY, CONTROL_DRAIN, CloseCode, ErrorCode, MAX_TUNNELS, Problem,
@@ -455,12 +456,4 @@ fn close_reason(code: CloseCode) -> &'static str {
         CloseCode::Revoked => "the server withdrew this agent's admission",
         CloseCode::Version => "the server refuses this version of the agent",
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }

@@ -54,6 +54,16 @@ const KEEP: Setting = Setting::new("log.keep", "DAYS", "How many daily log files
 /// The settings of the log, for a program's table.
 pub const SETTINGS: &[Setting] = &[LEVEL, FORMAT, FILE, KEEP];
 
+/// An error with its causes, in one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
 /// How much of what our crates say is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {

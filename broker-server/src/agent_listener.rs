@@ -6,13 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use broker_process::listener::{Connection, Stream};
+use broker_process::logging::chain;
 use broker_protocol::{
     AgentHello, CONTROL_AUTHORITY, CONTROL_DRAIN, CloseCode, CloseHandle, Counted, ErrorCode,
     Problem, SUBPROTOCOL, ServerEnd, ServerHello, TUNNEL_PATH, WsStream, prepare_socket,
 };
 use bytes::Bytes;
 use http::header::{
-    CONNECTION, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -23,8 +24,9 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::task::TaskTracker;
 
 use crate::agents::{AgentKey, Tunnel};
+use crate::host::{self, NotOneHost};
 use crate::problem::NotAdmitted;
-use crate::relay::{RequestBody, chain};
+use crate::relay::RequestBody;
 use crate::server::State;
 
 /// How long an agent may take to answer that it is ready for its tunnel to be drained.
@@ -86,18 +88,20 @@ fn open_tunnel(
     if state.draining.is_cancelled() {
         return Err(Refusal::Draining);
     }
+    let host = host::of(
+        request.method(),
+        request.uri(),
+        request.version(),
+        request.headers(),
+    )
+    .map_err(|NotOneHost| Refusal::NotAWebSocket("not exactly one Host"))?;
     let source = connection.peer.ip();
     let admitted = AgentHello::read(request.headers())
         .map_err(NotAdmitted::from)
         .and_then(|hello| {
-            let host = request
-                .headers()
-                .get(HOST)
-                .and_then(|host| host.to_str().ok());
-            let host = host.map(|host| host.rsplit_once(':').map_or(host, |(name, _port)| name));
             let key = state
                 .admission
-                .admit(&hello, state.host_tenant(host), source)?;
+                .admit(&hello, state.host_tenant(host.as_deref()), source)?;
             Ok((key, hello))
         });
     let (key, hello) = admitted.map_err(|error| {

@@ -3,8 +3,7 @@
 use broker_process::listener::Connection;
 use broker_protocol::AgentName;
 use broker_protocol::header::REQUEST_ID;
-use http::header::{CONNECTION, HOST, UPGRADE};
-use http::request::Parts;
+use http::header::{CONNECTION, UPGRADE};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
@@ -12,6 +11,7 @@ use uuid::Uuid;
 
 use crate::agents::AgentKey;
 use crate::callers::mentions_broker_secret;
+use crate::host::{self, NotOneHost};
 use crate::problem::Failure;
 use crate::relay::{self, Answer, Call, ResponseBody};
 use crate::server::State;
@@ -73,7 +73,8 @@ async fn handle(
     if parts.method != Method::CONNECT && is_http1 && parts.uri.authority().is_some() {
         return Err(Failure::NotOriginForm);
     }
-    let host = host(&parts)?;
+    let host = host::of(&parts.method, &parts.uri, parts.version, &parts.headers)
+        .map_err(|NotOneHost| Failure::NotOneHost)?;
     let target = parts
         .uri
         .path_and_query()
@@ -116,32 +117,6 @@ async fn handle(
         body,
     };
     relay::relay(&*state.registry, call, state.response_timeout).await
-}
-
-/// What the caller calls us: something in front of us may have chosen by another name if there were two
-/// (RFC 9112 §3.2, RFC 9113 §8.3.1).
-fn host(parts: &Parts) -> Result<Option<String>, Failure> {
-    let mut headers = parts.headers.get_all(HOST).iter();
-    let header = match (headers.next(), headers.next()) {
-        (_, Some(_)) => return Err(Failure::NotOneHost),
-        (None, None) if parts.version == Version::HTTP_11 => return Err(Failure::NotOneHost),
-        (header, None) => header,
-    };
-    // That of a CONNECT is where it wants to go.
-    let authority = parts.uri.authority();
-    if let Some(authority) = authority.filter(|_| parts.method != Method::CONNECT) {
-        return if header.is_none_or(|header| header == authority.as_str()) {
-            Ok(Some(authority.host().to_owned()))
-        } else {
-            Err(Failure::NotOneHost)
-        };
-    }
-    let name = |host: &str| {
-        host.rsplit_once(':')
-            .map_or(host, |(name, _port)| name)
-            .to_owned()
-    };
-    Ok(header.and_then(|header| header.to_str().ok()).map(name))
 }
 
 /// `/broker/{agent}/{rest}` as the agent's name and `/{rest}`, of which no byte is touched.

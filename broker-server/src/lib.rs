@@ -10,6 +10,7 @@ mod caller_listener;
 mod callers;
 pub mod config;
 pub mod dev;
+mod host;
 mod problem;
 mod relay;
 pub mod server;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use broker_process::logging::chain;
 use broker_protocol::header::{CALLER, REQUEST_ID};
 use broker_protocol::{CallerName, RELAY_AUTHORITY, SendError, StreamPermit, Watched, hop};
 use bytes::Bytes;
@@ -139,17 +140,6 @@ fn tunnel_uri(target: PathAndQuery) -> Result<Uri, Failure> {
 /// A value that we made ourselves: names and ids are plain ASCII.
 pub(crate) fn ours(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("invalid"))
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// What the server sends into a tunnel.

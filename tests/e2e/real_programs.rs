@@ -7,7 +7,9 @@ use broker_tests::certs::Ca;
 use broker_tests::digest::{Digest, Noise};
 use broker_tests::memory::Memory;
 use broker_tests::origin::Origin;
-use broker_tests::programs::{AgentProcess, Curl, MOUNT, Nginx, NodeProxy, ServerProcess};
+use broker_tests::programs::{
+    AgentProcess, Curl, CurlAnswer, MOUNT, Nginx, NodeProxy, ServerProcess,
+};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -62,11 +64,7 @@ async fn a_denied_large_upload_by_curl_sees_the_refusal_each_time() {
     let broker = Broker::in_front_of(&origin.url(), Site::simple()).await;
     for attempt in 0..REFUSALS {
         let answer = broker.upload("/denied").run().await;
-        assert_eq!(
-            (answer.exit_code, answer.status),
-            (Some(0), 403),
-            "{attempt}: {answer:?}"
-        );
+        assert_heard(&answer, 403, attempt);
     }
     assert_eq!(origin.connections(), 0);
 }
@@ -81,11 +79,7 @@ async fn a_denied_large_upload_over_tls_sees_the_refusal_each_time() {
             let upload = broker.upload("/denied").trusting(&ca).arguments([option]);
             let answer = upload.run().await;
             assert_eq!(answer.version, version);
-            assert_eq!(
-                (answer.exit_code, answer.status),
-                (Some(0), 403),
-                "{attempt}: {answer:?}"
-            );
+            assert_heard(&answer, 403, attempt);
         }
     }
     assert_eq!(origin.connections(), 0);
@@ -101,11 +95,7 @@ async fn a_denied_large_upload_by_the_node_proxy_sees_the_refusal_each_time() {
     let url = format!("http://{}{MOUNT}/denied", proxy.address());
     for attempt in 0..REFUSALS {
         let answer = Curl::get(&url).upload(&broker.large).run().await;
-        assert_eq!(
-            (answer.exit_code, answer.status),
-            (Some(0), 403),
-            "{attempt}: {answer:?}"
-        );
+        assert_heard(&answer, 403, attempt);
     }
     assert_eq!(origin.connections(), 0);
 }
@@ -119,13 +109,18 @@ async fn an_origin_that_refuses_a_large_upload_early_is_heard_each_time() {
         for attempt in 0..REFUSALS {
             let upload = broker.upload("/limited").trusting(&ca).arguments([option]);
             let answer = upload.run().await;
-            assert_eq!(
-                (answer.exit_code, answer.status),
-                (Some(0), 413),
-                "{option} {attempt}: {answer:?}"
-            );
+            assert_heard(&answer, 413, attempt);
         }
     }
+}
+
+/// curl has the whole answer, and it is this refusal.
+fn assert_heard(answer: &CurlAnswer, status: u16, attempt: usize) {
+    assert_eq!(
+        (answer.exit_code, answer.status),
+        (Some(0), status),
+        "{attempt}: {answer:?}"
+    );
 }
 
 /// Server and agent as programs, a large file to upload, and who may pass.

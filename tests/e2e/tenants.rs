@@ -189,6 +189,16 @@ async fn two_host_names_in_one_request_are_refused() {
     assert_eq!(scene.seen(), [0, 0]);
 }
 
+#[tokio::test]
+async fn an_agent_that_calls_the_server_by_two_names_is_refused() {
+    let server = Server::start(agents_site()).await;
+    let secret = server.site.agent_token("acme", AGENT).expose();
+    let more = "Host: globex.broker.test\r\n";
+    let answer = handshake(&server, "acme.broker.test", AGENT, Some(secret), more).await;
+    assert_eq!(answer.head.status(), 400);
+    assert_eq!(answer.code().unwrap(), "bad-request");
+}
+
 /// An agent's handshake by hand; `with` is its secret, if it has one.
 async fn handshake(
     server: &Server,
