@@ -549,9 +549,13 @@ pub fn audit_bytes(folder: &Path) -> Vec<u8> {
     std::fs::read(folder.join("data/default/audit.jsonl")).unwrap()
 }
 
-/// The lines of this kind, or of all.
+/// The lines of this kind, or of all. What follows the last newline is a line that is being written at this moment.
 pub fn audit_lines(log: &[u8], kind: &str) -> Vec<Value> {
-    let text = std::str::from_utf8(log).unwrap();
+    let written = log
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |end| end + 1);
+    let text = std::str::from_utf8(&log[..written]).unwrap();
     let lines = text
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap());
