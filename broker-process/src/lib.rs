@@ -25,6 +25,7 @@
 //! ```
 
 pub mod bind;
+pub mod certificate_name;
 pub mod exit;
 pub mod listener;
 pub mod logging;

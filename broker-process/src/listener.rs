@@ -26,6 +26,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::certificate_name::{CertificateName, NamesError};
+
 /// Header limit, in bytes: kubectl, browsers with cookies and JWTs stay well below.
 pub const MAX_HEADER_BYTES: usize = 64 * 1024;
 /// A peer must have finished its TLS handshake and sent the head of its first request by then, whatever else it sends.
@@ -77,10 +79,12 @@ pub struct Listening<E> {
 }
 
 /// The connection on which a request came.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Connection {
     /// The peer's address as the kernel gives it; an IPv4 peer of an IPv6 socket as IPv4.
     pub peer: SocketAddr,
+    /// The names of the certificate by which the peer proved itself; `None` where it showed none.
+    pub certificate: Option<Arc<[CertificateName]>>,
 }
 
 /// Accepts until `shutdown` is cancelled; then every connection finishes what it has begun.
@@ -173,10 +177,14 @@ where
             None => Stream::Plain(socket),
             Some(tls) => Stream::Tls(Box::new(tls.accept(socket).await?)),
         };
+        let connection = Connection {
+            peer,
+            certificate: stream.certificate()?,
+        };
         let service = hyper::service::service_fn(move |request| {
             // Only the first can set it.
             drop(begun.set(()));
-            let response = service(request, Connection { peer });
+            let response = service(request, connection.clone());
             let response = async move { Ok::<_, Infallible>(response.await) };
             Box::pin(response) as Answering<_>
         });
@@ -269,6 +277,16 @@ impl Stream {
             Self::Plain(socket) => &socket.io,
             Self::Tls(tls) => &tls.get_ref().0.io,
         }
+    }
+
+    /// The names of the peer's certificate, which the handshake has verified.
+    fn certificate(&self) -> Result<Option<Arc<[CertificateName]>>, NamesError> {
+        let Self::Tls(tls) = self else {
+            return Ok(None);
+        };
+        let chain = tls.get_ref().1.peer_certificates();
+        let names = chain.and_then(<[_]>::first).map(CertificateName::of);
+        Ok(names.transpose()?.map(Arc::from))
     }
 }
 

@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::server::ParsedCertificate;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{
+    NoClientAuth, NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier,
+};
 use rustls::{
     CertificateError, ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
 };
@@ -151,13 +154,15 @@ pub struct ServerTls {
 }
 
 impl ServerTls {
-    /// Reads a certificate chain and its key, in PEM, and offers `alpn` in that order.
+    /// Reads a certificate chain and its key, in PEM, and offers `alpn` in that order. Where there are `clients`, a
+    /// peer is asked for a certificate; it may show none, but not one that they do not vouch for.
     ///
     /// # Errors
     /// If a file cannot be read, does not hold what it should, or the two do not belong together.
     pub fn load(
         certificate: &Path,
         key: &Path,
+        clients: Option<&ClientAuthorities>,
         policy: TlsPolicy,
         alpn: &[&[u8]],
     ) -> Result<Self, TlsError> {
@@ -170,7 +175,7 @@ impl ServerTls {
         let mut config = ServerConfig::builder_with_provider(policy.provider())
             .with_protocol_versions(policy.versions())
             .map_err(TlsError::Setup)?
-            .with_no_client_auth()
+            .with_client_cert_verifier(client_verifier(clients, policy)?)
             .with_single_cert(chain, key_der)
             .map_err(|error| match error {
                 rustls::Error::InconsistentKeys(_) => TlsError::KeyMismatch {
@@ -183,11 +188,50 @@ impl ServerTls {
                 error => content(key, format!("not a usable private key: {error}")),
             })?;
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        if clients.is_some() {
+            // A resumed session would prove a certificate again after its end, since it is not verified again.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
         Ok(Self {
             config: Arc::new(config),
             warnings,
         })
     }
+}
+
+/// Whose signature makes a client's certificate good. Nothing else does: the system's roots vouch for servers.
+#[derive(Debug, Clone)]
+pub struct ClientAuthorities {
+    store: Arc<RootCertStore>,
+}
+
+impl ClientAuthorities {
+    /// Those in a PEM file.
+    ///
+    /// # Errors
+    /// If it cannot be read or holds no usable certificate.
+    pub fn load(path: &Path) -> Result<Self, TlsError> {
+        let mut store = RootCertStore::empty();
+        add_certificates(&mut store, path)?;
+        Ok(Self {
+            store: Arc::new(store),
+        })
+    }
+}
+
+fn client_verifier(
+    clients: Option<&ClientAuthorities>,
+    policy: TlsPolicy,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let Some(clients) = clients else {
+        return Ok(Arc::new(NoClientAuth));
+    };
+    let roots = Arc::clone(&clients.store);
+    WebPkiClientVerifier::builder_with_provider(roots, policy.provider())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))
 }
 
 /// Whom a client trusts.
@@ -207,11 +251,7 @@ impl ClientRoots {
         // What is odd in the system's own bundle is the system's affair; what can be read of it counts.
         store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         for path in extra {
-            for der in read_certificates(path)? {
-                store
-                    .add(der)
-                    .map_err(|error| content(path, format!("not a usable certificate: {error}")))?;
-            }
+            add_certificates(&mut store, path)?;
         }
         if store.is_empty() {
             return Err(TlsError::NoRoots);
@@ -238,6 +278,15 @@ pub fn client_config(
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
+}
+
+fn add_certificates(store: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
+    for der in read_certificates(path)? {
+        store
+            .add(der)
+            .map_err(|error| content(path, format!("not a usable certificate: {error}")))?;
+    }
+    Ok(())
 }
 
 /// The certificates of a PEM file, at least one.
@@ -360,8 +409,13 @@ fn validity_warning(path: &Path, der: &CertificateDer<'_>) -> Option<String> {
 mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
-    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+    use rcgen::{
+        BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose,
+        IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
+    };
+    use rustls::HandshakeKind;
     use rustls_pki_types::ServerName;
+    use tokio::io::AsyncReadExt as _;
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 
     use super::*;
@@ -401,7 +455,7 @@ mod tests {
     }
 
     fn server_error(certificate: &Path, key: &Path) -> String {
-        ServerTls::load(certificate, key, TlsPolicy::STRICT, &[])
+        ServerTls::load(certificate, key, None, TlsPolicy::STRICT, &[])
             .unwrap_err()
             .to_string()
     }
@@ -458,7 +512,7 @@ mod tests {
             let (certificate, key) = pair(edit);
             let certificate = folder.write("c.pem", &certificate);
             let key = folder.write("k.pem", &key);
-            ServerTls::load(&certificate, &key, TlsPolicy::STRICT, &[])
+            ServerTls::load(&certificate, &key, None, TlsPolicy::STRICT, &[])
                 .unwrap()
                 .warnings
         };
@@ -492,7 +546,7 @@ mod tests {
         let (certificate, key) = pair(|_| ());
         let certificate = folder.write("c.pem", &certificate);
         let key = folder.write("k.pem", &key);
-        let server = ServerTls::load(&certificate, &key, server, &[b"http/1.1"]).unwrap();
+        let server = ServerTls::load(&certificate, &key, None, server, &[b"http/1.1"]).unwrap();
         let client = client(&ClientRoots::load(&[certificate]).unwrap());
         let (near, far) = tokio::io::duplex(64 * 1024);
         let (_, connected) = tokio::join!(
@@ -543,6 +597,149 @@ mod tests {
         };
         let (version, _) = handshake(lenient, old_client).await.unwrap();
         assert_eq!(version, "TLSv1_2");
+    }
+
+    type Issuer = CertifiedIssuer<'static, KeyPair>;
+
+    fn authority(name: &str) -> Issuer {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    /// A server that asks clients for a certificate of its authority.
+    struct AskingServer {
+        authority: Issuer,
+        config: Arc<ServerConfig>,
+        roots: ClientRoots,
+    }
+
+    impl AskingServer {
+        fn new() -> Self {
+            let folder = Folder::new();
+            let authority = authority("ours");
+            let (certificate, key) = pair(|_| ());
+            let certificate = folder.write("c.pem", &certificate);
+            let key = folder.write("k.pem", &key);
+            let clients = folder.write("clients.pem", &authority.pem());
+            let clients = ClientAuthorities::load(&clients).unwrap();
+            let server =
+                ServerTls::load(&certificate, &key, Some(&clients), TlsPolicy::STRICT, &[]);
+            Self {
+                authority,
+                config: server.unwrap().config,
+                roots: ClientRoots::load(&[certificate]).unwrap(),
+            }
+        }
+
+        /// A client that shows a certificate of this authority, or none.
+        fn client(
+            &self,
+            signed_by: Option<&Issuer>,
+            edit: impl FnOnce(&mut CertificateParams),
+        ) -> Arc<ClientConfig> {
+            let builder = ClientConfig::builder_with_provider(TlsPolicy::STRICT.provider())
+                .with_protocol_versions(TLS_1_3_ONLY)
+                .unwrap()
+                .with_root_certificates(Arc::clone(&self.roots.store));
+            let Some(issuer) = signed_by else {
+                return Arc::new(builder.with_no_client_auth());
+            };
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new(["client".to_owned()]).unwrap();
+            edit(&mut params);
+            let certificate = params.signed_by(&key, issuer).unwrap().into();
+            let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+            let config = builder.with_client_auth_cert(vec![certificate], key);
+            Arc::new(config.unwrap())
+        }
+
+        /// How the server shook hands, and how many certificates it was shown; or why it refused.
+        async fn accept(
+            &self,
+            client: &Arc<ClientConfig>,
+        ) -> Result<(HandshakeKind, usize), String> {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let connector = TlsConnector::from(Arc::clone(client));
+            let name = ServerName::try_from("localhost").unwrap();
+            let accepting = async {
+                let accepted = TlsAcceptor::from(Arc::clone(&self.config)).accept(far);
+                let stream = accepted.await.map_err(|error| error.to_string())?;
+                let connection = stream.get_ref().1;
+                let shown = connection.peer_certificates().map_or(0, <[_]>::len);
+                Ok((connection.handshake_kind().unwrap(), shown))
+            };
+            let connecting = async {
+                let mut stream = connector.connect(name, near).await.unwrap();
+                // Reads what a client would keep to resume the session, up to the end.
+                let _ = stream.read(&mut [0]).await;
+            };
+            tokio::join!(accepting, connecting).0
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_is_asked_for_a_certificate_and_may_show_none() {
+        let server = AskingServer::new();
+        let shows = server.client(Some(&server.authority), |_| ());
+        assert_eq!(server.accept(&shows).await.unwrap().1, 1);
+        let shows_none = server.client(None, |_| ());
+        assert_eq!(server.accept(&shows_none).await.unwrap().1, 0);
+    }
+
+    #[tokio::test]
+    async fn a_clients_certificate_that_does_not_verify_ends_the_handshake() {
+        let server = AskingServer::new();
+        let ours = &server.authority;
+        for (client, expected) in [
+            (
+                server.client(Some(&authority("other")), |_| ()),
+                "UnknownIssuer",
+            ),
+            (
+                server.client(Some(&authority("ours")), |_| ()),
+                "BadSignature",
+            ),
+            (
+                server.client(Some(ours), |params| {
+                    params.not_after = date_time_ymd(2001, 1, 1);
+                }),
+                "certificate expired",
+            ),
+            (
+                server.client(Some(ours), |params| {
+                    params.not_before = date_time_ymd(4000, 1, 1);
+                }),
+                "certificate not valid yet",
+            ),
+            (
+                server.client(Some(ours), |params| {
+                    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+                }),
+                "extended key usage",
+            ),
+        ] {
+            let error = server.accept(&client).await.unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clients_certificate_is_verified_in_each_handshake() {
+        let server = AskingServer::new();
+        let client = server.client(Some(&server.authority), |_| ());
+        for _ in 0..3 {
+            let (kind, _) = server.accept(&client).await.unwrap();
+            assert!(
+                matches!(
+                    kind,
+                    HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest
+                ),
+                "{kind:?}"
+            );
+        }
     }
 
     #[test]

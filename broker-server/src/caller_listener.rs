@@ -1,5 +1,8 @@
 //! The callers listener: `/broker/{agent}/{path…}`.
 
+use std::sync::Arc;
+
+use broker_process::certificate_name::CertificateName;
 use broker_process::listener::Connection;
 use broker_protocol::AgentName;
 use broker_protocol::header::REQUEST_ID;
@@ -30,7 +33,14 @@ pub(crate) async fn answer(
     let has_body = !hyper::body::Body::is_end_stream(request.body());
     let started = tokio::time::Instant::now();
     let method = request.method().clone();
-    let (mut response, early) = match handle(state, request, &request_id).await {
+    let (mut response, early) = match handle(
+        state,
+        request,
+        connection.certificate.as_ref(),
+        &request_id,
+    )
+    .await
+    {
         Ok(Answer { response, early }) => (response, early),
         Err(failure) => {
             tracing::debug!(%request_id, peer = %connection.peer, ?failure, "answered by the server");
@@ -65,6 +75,7 @@ fn is_refusal(status: StatusCode) -> bool {
 async fn handle(
     state: &State,
     request: Request<Incoming>,
+    certificate: Option<&Arc<[CertificateName]>>,
     request_id: &str,
 ) -> Result<Answer, Failure> {
     let (mut parts, body) = request.into_parts();
@@ -87,10 +98,12 @@ async fn handle(
             limit: MAX_TARGET,
         });
     }
-    let caller = state.callers.authenticate(&mut parts.headers)?;
+    let caller = state
+        .callers
+        .authenticate(&mut parts.headers, certificate)?;
     if state
         .host_tenant(host.as_deref())
-        .is_some_and(|tenant| tenant != *caller.tenant)
+        .is_some_and(|tenant| tenant != caller.tenant)
     {
         return Err(Failure::OtherTenant);
     }

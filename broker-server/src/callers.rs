@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use broker_process::certificate_name::CertificateName;
 use broker_protocol::header::AUTHORIZATION as BROKER_AUTHORIZATION;
 use broker_protocol::{
     AccessToken, AgentName, CallerName, TenantId, TokenDigest, TokenKind, bearer,
@@ -13,29 +15,32 @@ use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode;
 
-use crate::config::{AgentScope, CredentialPlace, Tenant};
+use crate::config::{AgentScope, Credential, CredentialPlace, Tenant};
 use crate::problem::Failure;
 
-/// Every caller's secrets, by the public id that each carries.
-pub(crate) struct Callers(HashMap<Box<str>, Entry>);
+/// Every caller, by what proves it.
+#[derive(Default)]
+pub(crate) struct Callers {
+    /// By the public id that each secret carries.
+    secrets: HashMap<Box<str>, Secret>,
+    certificates: HashMap<CertificateName, Arc<Caller>>,
+}
 
-struct Entry {
+struct Secret {
     digest: TokenDigest,
-    tenant: TenantId,
-    caller: CallerName,
     place: CredentialPlace,
+    caller: Arc<Caller>,
+}
+
+/// A caller, which is authenticated where `Callers` gives it out.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub(crate) tenant: TenantId,
+    pub(crate) name: CallerName,
     agents: AgentScope,
 }
 
-/// An authenticated caller.
-#[derive(Debug)]
-pub(crate) struct Caller<'c> {
-    pub(crate) tenant: &'c TenantId,
-    pub(crate) name: &'c CallerName,
-    agents: &'c AgentScope,
-}
-
-impl Caller<'_> {
+impl Caller {
     /// Whether its entry lists `agent`.
     pub(crate) fn may_use(&self, agent: &AgentName) -> bool {
         self.agents.contains(agent)
@@ -44,26 +49,99 @@ impl Caller<'_> {
 
 impl Callers {
     pub(crate) fn new<'t>(tenants: impl IntoIterator<Item = (&'t TenantId, &'t Tenant)>) -> Self {
-        let mut entries = HashMap::new();
+        let mut callers = Self::default();
         for (tenant, of_tenant) in tenants {
-            for (caller, entry) in &of_tenant.callers {
-                for digest in &entry.secrets {
-                    let entry = Entry {
-                        digest: digest.clone(),
-                        tenant: tenant.clone(),
-                        caller: caller.clone(),
-                        place: entry.place,
-                        agents: entry.agents.clone(),
-                    };
-                    entries.insert(digest.id().into(), entry);
-                }
+            for (name, entry) in &of_tenant.callers {
+                let caller = Caller {
+                    tenant: tenant.clone(),
+                    name: name.clone(),
+                    agents: entry.agents.clone(),
+                };
+                callers.add(&Arc::new(caller), &entry.credential);
             }
         }
-        Self(entries)
+        callers
     }
 
-    /// Finds the caller and removes its credential, and whatever else must not travel, from `headers`.
-    pub(crate) fn authenticate(&self, headers: &mut HeaderMap) -> Result<Caller<'_>, Failure> {
+    fn add(&mut self, caller: &Arc<Caller>, credential: &Credential) {
+        match credential {
+            Credential::Secrets(place, digests) => {
+                self.secrets.extend(digests.iter().map(|digest| {
+                    let secret = Secret {
+                        digest: digest.clone(),
+                        place: *place,
+                        caller: Arc::clone(caller),
+                    };
+                    (digest.id().into(), secret)
+                }));
+            }
+            Credential::Certificate(names) => {
+                let names = names.iter().cloned();
+                self.certificates
+                    .extend(names.map(|name| (name, Arc::clone(caller))));
+            }
+        }
+    }
+
+    /// Finds the caller and removes its credential, and whatever else must not travel, from `headers`. `certificate`
+    /// are the names of the one that its connection was verified by.
+    pub(crate) fn authenticate(
+        &self,
+        headers: &mut HeaderMap,
+        certificate: Option<&Arc<[CertificateName]>>,
+    ) -> Result<&Caller, Failure> {
+        let by_certificate = match certificate {
+            Some(names) => self.of_certificate(names)?,
+            None => None,
+        };
+        let by_secret = self.by_secret(headers)?;
+        let caller = match (by_secret, by_certificate, certificate) {
+            (Some(_), Some(_), _) => return Err(Failure::TwoCredentials),
+            (Some((place, secret)), None, _) if place != secret.place => {
+                return Err(Failure::MisplacedCredential {
+                    expected: secret.place.as_str(),
+                });
+            }
+            (Some((place, secret)), None, _) => {
+                if place == CredentialPlace::Authorization {
+                    headers.remove(AUTHORIZATION);
+                }
+                &*secret.caller
+            }
+            (None, Some(caller), _) => caller,
+            (None, None, _) if holds_unknown_secret(headers) => {
+                return Err(Failure::UnknownCredential);
+            }
+            (None, None, Some(names)) => {
+                return Err(Failure::UnknownCertificate(Arc::clone(names)));
+            }
+            (None, None, None) => return Err(Failure::NoCredential),
+        };
+        headers.remove(BROKER_AUTHORIZATION);
+        headers.remove(PROXY_AUTHORIZATION);
+        if headers.values().any(holds_broker_secret) {
+            return Err(Failure::SecretInRequest("another header"));
+        }
+        Ok(caller)
+    }
+
+    /// The one caller that has a name of this certificate.
+    fn of_certificate(&self, names: &[CertificateName]) -> Result<Option<&Caller>, Failure> {
+        let mut callers = names.iter().filter_map(|name| self.certificates.get(name));
+        let Some(caller) = callers.next() else {
+            return Ok(None);
+        };
+        if callers.any(|other| !Arc::ptr_eq(other, caller)) {
+            return Err(Failure::TwoCallersInCertificate);
+        }
+        Ok(Some(caller))
+    }
+
+    /// The one known secret in the headers, and where it stands.
+    fn by_secret(
+        &self,
+        headers: &HeaderMap,
+    ) -> Result<Option<(CredentialPlace, &Secret)>, Failure> {
         let broker = single(headers, &BROKER_AUTHORIZATION, "broker-authorization")?;
         let proxy = single(headers, &PROXY_AUTHORIZATION, "proxy-authorization")?;
         let own = single(headers, &AUTHORIZATION, "authorization")?;
@@ -81,40 +159,18 @@ impl Callers {
         ];
         let mut found = found
             .into_iter()
-            .filter_map(|(place, entry)| Some((place, entry?)));
-        let (place, entry) = match (found.next(), found.next()) {
-            (None, _) if [proxy, own].into_iter().flatten().any(is_broker_secret) => {
-                return Err(Failure::UnknownCredential);
-            }
-            (None, _) => return Err(Failure::NoCredential),
-            (Some(_), Some(_)) => return Err(Failure::TwoCredentials),
-            (Some(found), None) => found,
-        };
-        if place != entry.place {
-            return Err(Failure::MisplacedCredential {
-                expected: entry.place.as_str(),
-            });
+            .filter_map(|(place, secret)| Some((place, secret?)));
+        match (found.next(), found.next()) {
+            (Some(_), Some(_)) => Err(Failure::TwoCredentials),
+            (found, _) => Ok(found),
         }
-        headers.remove(BROKER_AUTHORIZATION);
-        headers.remove(PROXY_AUTHORIZATION);
-        if place == CredentialPlace::Authorization {
-            headers.remove(AUTHORIZATION);
-        }
-        if headers.values().any(holds_broker_secret) {
-            return Err(Failure::SecretInRequest("another header"));
-        }
-        Ok(Caller {
-            tenant: &entry.tenant,
-            name: &entry.caller,
-            agents: &entry.agents,
-        })
     }
 
-    fn known(&self, value: &HeaderValue) -> Option<&Entry> {
+    fn known(&self, value: &HeaderValue) -> Option<&Secret> {
         let token = AccessToken::parse(TokenKind::Caller, bearer(value.to_str().ok()?)?).ok()?;
-        self.0
+        self.secrets
             .get(token.id())
-            .filter(|entry| entry.digest.matches(&token))
+            .filter(|secret| secret.digest.matches(&token))
     }
 }
 
@@ -154,6 +210,14 @@ fn basic(value: &HeaderValue) -> Option<Vec<u8>> {
     scheme.eq_ignore_ascii_case("basic").then_some(pair)
 }
 
+/// Whether one of our secrets stands where a credential may, although none of them is known.
+fn holds_unknown_secret(headers: &HeaderMap) -> bool {
+    [PROXY_AUTHORIZATION, AUTHORIZATION]
+        .iter()
+        .filter_map(|name| headers.get(name))
+        .any(is_broker_secret)
+}
+
 fn is_broker_secret(value: &HeaderValue) -> bool {
     let token = value.to_str().ok().and_then(bearer);
     token.is_some_and(|token| AccessToken::parse_any(token).is_ok())
@@ -178,7 +242,7 @@ mod tests {
     use super::*;
     use crate::config::CallerEntry;
 
-    /// A tenant with one caller for each place, and their tokens in that order.
+    /// A tenant with one caller for each place, and their tokens in that order; and two for certificates.
     fn callers() -> (Callers, [AccessToken; 3]) {
         let tokens = [(); 3].map(|()| AccessToken::generate(TokenKind::Caller));
         let places = [
@@ -191,19 +255,34 @@ mod tests {
             .zip(&tokens)
             .enumerate()
             .map(|(i, (place, token))| {
-                let entry = CallerEntry {
-                    place,
-                    secrets: vec![token.digest()],
-                    agents: AgentScope::All,
-                };
-                (format!("caller-{i}").parse().unwrap(), entry)
+                let credential = Credential::Secrets(place, vec![token.digest()]);
+                (format!("caller-{i}").parse().unwrap(), entry(credential))
             });
+        let by_certificate = [
+            ("portal", vec!["portal.example", "spiffe://example/portal"]),
+            ("kubernetes", vec!["kubernetes.example"]),
+        ]
+        .map(|(caller, names)| {
+            let credential = Credential::Certificate(certificate(&names).to_vec());
+            (caller.parse().unwrap(), entry(credential))
+        });
         let tenant = Tenant {
             agents: BTreeMap::new(),
-            callers: entries.collect(),
+            callers: entries.chain(by_certificate).collect(),
         };
         let id: TenantId = "default".parse().unwrap();
         (Callers::new([(&id, &tenant)]), tokens)
+    }
+
+    fn entry(credential: Credential) -> CallerEntry {
+        CallerEntry {
+            credential,
+            agents: AgentScope::All,
+        }
+    }
+
+    fn certificate(names: &[&str]) -> Arc<[CertificateName]> {
+        names.iter().map(|name| name.parse().unwrap()).collect()
     }
 
     fn headers(lines: &[(&'static str, &AccessToken)]) -> HeaderMap {
@@ -226,7 +305,7 @@ mod tests {
         .enumerate()
         {
             let mut headers = headers(&[(name, token)]);
-            let caller = callers.authenticate(&mut headers).unwrap();
+            let caller = callers.authenticate(&mut headers, None).unwrap();
             assert_eq!(caller.name.as_str(), format!("caller-{i}"));
             assert!(headers.is_empty(), "{name}");
         }
@@ -237,7 +316,7 @@ mod tests {
         let (callers, [a, b, _]) = callers();
         let mut headers = headers(&[("broker-authorization", &a), ("proxy-authorization", &b)]);
         assert_eq!(
-            callers.authenticate(&mut headers).unwrap_err(),
+            callers.authenticate(&mut headers, None).unwrap_err(),
             Failure::TwoCredentials
         );
     }
@@ -246,7 +325,7 @@ mod tests {
     fn none_unknown_or_misplaced_is_unauthenticated() {
         let (callers, [a, ..]) = callers();
         let unknown = AccessToken::generate(TokenKind::Caller);
-        let fail = |mut headers: HeaderMap| callers.authenticate(&mut headers).unwrap_err();
+        let fail = |mut headers: HeaderMap| callers.authenticate(&mut headers, None).unwrap_err();
         assert_eq!(fail(HeaderMap::new()), Failure::NoCredential);
         assert_eq!(
             fail(headers(&[("broker-authorization", &unknown)])),
@@ -274,7 +353,7 @@ mod tests {
         let mut headers = headers(&[("authorization", &c)]);
         headers.insert(BROKER_AUTHORIZATION, HeaderValue::from_static("Basic eDp5"));
         assert_eq!(
-            callers.authenticate(&mut headers).unwrap_err(),
+            callers.authenticate(&mut headers, None).unwrap_err(),
             Failure::UnknownCredential
         );
     }
@@ -288,7 +367,7 @@ mod tests {
             HeaderValue::from_static("Bearer of-the-caller"),
         );
         headers.insert(PROXY_AUTHORIZATION, HeaderValue::from_static("Basic eDp5"));
-        callers.authenticate(&mut headers).unwrap();
+        callers.authenticate(&mut headers, None).unwrap();
         assert_eq!(headers[AUTHORIZATION], "Bearer of-the-caller");
         assert_eq!(headers.len(), 1);
     }
@@ -299,12 +378,90 @@ mod tests {
         let stale = AccessToken::generate(TokenKind::Caller);
         for name in ["x-token", "authorization", "cookie"] {
             let mut headers = headers(&[("broker-authorization", &a), (name, &stale)]);
-            let refused = callers.authenticate(&mut headers).unwrap_err();
+            let refused = callers.authenticate(&mut headers, None).unwrap_err();
             assert_eq!(
                 refused,
                 Failure::SecretInRequest("another header"),
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn a_certificate_with_a_name_of_a_caller_is_its_credential() {
+        let (callers, _) = callers();
+        for (names, expected) in [
+            (vec!["portal.example"], "portal"),
+            (vec!["spiffe://example/portal"], "portal"),
+            (vec!["elsewhere.example", "portal.example"], "portal"),
+            (vec!["portal.example", "spiffe://example/portal"], "portal"),
+            (vec!["kubernetes.example"], "kubernetes"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer its-own"));
+            headers.insert(PROXY_AUTHORIZATION, HeaderValue::from_static("Basic eDp5"));
+            let caller = callers.authenticate(&mut headers, Some(&certificate(&names)));
+            assert_eq!(caller.unwrap().name.as_str(), expected);
+            assert_eq!(headers[AUTHORIZATION], "Bearer its-own");
+            assert_eq!(headers.len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_known_certificate_beside_a_known_secret_is_a_bad_request() {
+        let (callers, tokens) = callers();
+        for (name, token) in [
+            ("broker-authorization", &tokens[0]),
+            ("proxy-authorization", &tokens[1]),
+            ("authorization", &tokens[2]),
+        ] {
+            let refused = callers.authenticate(
+                &mut headers(&[(name, token)]),
+                Some(&certificate(&["portal.example"])),
+            );
+            assert_eq!(refused.unwrap_err(), Failure::TwoCredentials);
+        }
+    }
+
+    #[test]
+    fn a_certificate_with_the_names_of_two_callers_is_a_bad_request() {
+        let (callers, _) = callers();
+        let both = certificate(&["portal.example", "kubernetes.example"]);
+        let refused = callers.authenticate(&mut HeaderMap::new(), Some(&both));
+        assert_eq!(refused.unwrap_err(), Failure::TwoCallersInCertificate);
+    }
+
+    #[test]
+    fn a_certificate_that_is_nobodys_admits_nobody_and_is_in_nobodys_way() {
+        let (callers, [a, ..]) = callers();
+        let nobodys = certificate(&["example", "sub.portal.example", "spiffe://example/Portal"]);
+        for names in [nobodys, certificate(&[])] {
+            let refused = callers.authenticate(&mut HeaderMap::new(), Some(&names));
+            assert_eq!(
+                refused.unwrap_err(),
+                Failure::UnknownCertificate(Arc::clone(&names))
+            );
+            let mut headers = headers(&[("broker-authorization", &a)]);
+            let caller = callers.authenticate(&mut headers, Some(&names)).unwrap();
+            assert_eq!(caller.name.as_str(), "caller-0");
+        }
+    }
+
+    #[test]
+    fn a_certificate_helps_no_unknown_secret() {
+        let (callers, _) = callers();
+        let stale = AccessToken::generate(TokenKind::Caller);
+        let portal = certificate(&["portal.example"]);
+        let refused = |name| {
+            let mut headers = headers(&[(name, &stale)]);
+            callers
+                .authenticate(&mut headers, Some(&portal))
+                .unwrap_err()
+        };
+        assert_eq!(refused("broker-authorization"), Failure::UnknownCredential);
+        assert_eq!(
+            refused("authorization"),
+            Failure::SecretInRequest("another header")
+        );
     }
 }

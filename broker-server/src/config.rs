@@ -16,7 +16,7 @@ use broker_process::settings::{
     shown,
 };
 use broker_process::threads;
-use broker_process::tls::{PostQuantum, ServerTls, TlsError, TlsMin, TlsPolicy};
+use broker_process::tls::{ClientAuthorities, PostQuantum, ServerTls, TlsError, TlsMin, TlsPolicy};
 use broker_protocol::{InstanceName, TenantId};
 use clap::{ArgMatches, Command};
 use rustls_pki_types::ServerName;
@@ -26,7 +26,9 @@ use uuid::Uuid;
 use table::ListenerTlsSettings;
 
 pub use table::{ADMIN_LISTEN, AGENTS_LISTEN, CALLERS_LISTEN, TABLE};
-pub use tenants::{Admission, AgentEntry, AgentScope, CallerEntry, CredentialPlace, Tenant};
+pub use tenants::{
+    Admission, AgentEntry, AgentScope, CallerEntry, Credential, CredentialPlace, Tenant,
+};
 
 /// Everything that the server was told, checked.
 #[derive(Debug)]
@@ -75,6 +77,8 @@ pub struct ListenerTls {
     pub certificate: PathBuf,
     /// Its private key.
     pub key: PathBuf,
+    /// Who vouches for clients, which are then asked for a certificate.
+    pub client_ca: Option<PathBuf>,
     /// How strong a connection must be.
     pub policy: TlsPolicy,
 }
@@ -88,7 +92,15 @@ impl ListenerConfig {
         let Some(tls) = &self.tls else {
             return Ok(None);
         };
-        let loaded = ServerTls::load(&tls.certificate, &tls.key, tls.policy, alpn)?;
+        let clients = tls.client_ca.as_deref().map(ClientAuthorities::load);
+        let clients = clients.transpose()?;
+        let loaded = ServerTls::load(
+            &tls.certificate,
+            &tls.key,
+            clients.as_ref(),
+            tls.policy,
+            alpn,
+        )?;
         Ok(Some(TlsAcceptor::from(Arc::clone(&loaded.config))))
     }
 }
@@ -144,7 +156,10 @@ impl Config {
             .unwrap_or_else(node_name);
         let domain = settings.optional(&table::DOMAIN, domain);
         let tenants = match settings.section(&table::TENANTS) {
-            Some(section) => tenants::read(&section, &mut warnings),
+            Some(section) => {
+                let asks_for_certificates = settings.place(&table::CALLERS_CLIENT_CA).is_some();
+                tenants::read(&section, asks_for_certificates, &mut warnings)
+            }
             None => {
                 settings.problem(
                     "no tenants: nobody could connect (list agents and callers under tenants in the settings file)",
@@ -219,7 +234,19 @@ fn agents_listener(settings: &Settings<'_>, warnings: &mut Vec<String>) -> Optio
 fn callers_listener(settings: &Settings<'_>, warnings: &mut Vec<String>) -> Option<ListenerConfig> {
     let fix = "callers have nowhere to send requests (set callers-listener.listen in the settings file, such as \
                127.0.0.1:8080)";
-    let tls = listener_tls(settings, &table::CALLERS_TLS, warnings);
+    let mut tls = listener_tls(settings, &table::CALLERS_TLS, warnings);
+    if let Some(client_ca) = client_ca(settings) {
+        match &mut tls {
+            Some(tls) => tls.client_ca = Some(client_ca),
+            None => settings.refuse(
+                &table::CALLERS_CLIENT_CA,
+                format!(
+                    "certificates are shown in TLS alone, which this listener does not speak (set {} as well)",
+                    table::CALLERS_TLS.certificate.places()
+                ),
+            ),
+        }
+    }
     let listen = settings.required(&CALLERS_LISTEN, fix, address)?;
     if is_open_plaintext(settings, listen, &table::CALLERS_TLS) {
         warnings.push(
@@ -227,6 +254,15 @@ fn callers_listener(settings: &Settings<'_>, warnings: &mut Vec<String>) -> Opti
         );
     }
     Some(ListenerConfig { listen, tls })
+}
+
+/// The authorities of callers' certificates, loaded once now as the listener's own certificate is.
+fn client_ca(settings: &Settings<'_>) -> Option<PathBuf> {
+    let path = settings.path(&table::CALLERS_CLIENT_CA)?;
+    if let Err(error) = ClientAuthorities::load(&path) {
+        settings.refuse(&table::CALLERS_CLIENT_CA, error);
+    }
+    Some(path)
 }
 
 fn is_open_plaintext(
@@ -262,13 +298,14 @@ fn listener_tls(
         (Some(_), None) => half(&table.certificate, &table.key),
         (None, Some(_)) => half(&table.key, &table.certificate),
         (Some(certificate), Some(key)) => {
-            match ServerTls::load(&certificate, &key, policy, &[]) {
+            match ServerTls::load(&certificate, &key, None, policy, &[]) {
                 Ok(loaded) => warnings.extend(loaded.warnings),
                 Err(error) => settings.refuse(&table.certificate, error),
             }
             Some(ListenerTls {
                 certificate,
                 key,
+                client_ca: None,
                 policy,
             })
         }

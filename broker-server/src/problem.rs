@@ -1,5 +1,8 @@
 //! Every failure that a caller can see: what it says in public. The cause goes to the log, under the same id.
 
+use std::sync::Arc;
+
+use broker_process::certificate_name::CertificateName;
 use broker_protocol::{AgentName, ErrorCode, Problem, TenantId};
 
 use crate::agents::AgentKey;
@@ -9,7 +12,10 @@ use crate::agents::AgentKey;
 pub(crate) enum Failure {
     NotOriginForm,
     NotOneHost,
-    TargetTooLong { bytes: usize, limit: usize },
+    TargetTooLong {
+        bytes: usize,
+        limit: usize,
+    },
     NoSuchResource,
     NotAnAgentName,
     TwoCredentials,
@@ -17,14 +23,21 @@ pub(crate) enum Failure {
     SecretInRequest(&'static str),
     NoCredential,
     UnknownCredential,
-    MisplacedCredential { expected: &'static str },
+    /// Its names are in the log, for whoever lists them.
+    UnknownCertificate(Arc<[CertificateName]>),
+    TwoCallersInCertificate,
+    MisplacedCredential {
+        expected: &'static str,
+    },
     OtherTenant,
     AgentNotAllowed(AgentName),
     Upgrade,
     NoAgent(AgentKey),
     Overloaded(AgentKey),
     TunnelLost,
-    NoAnswer { seconds: u64 },
+    NoAnswer {
+        seconds: u64,
+    },
 }
 
 impl Failure {
@@ -57,7 +70,8 @@ impl Failure {
             ),
             Self::TwoCredentials => (
                 ErrorCode::BadRequest,
-                "the request carries two broker credentials; send one, in the place that the caller's entry declares"
+                "the request carries two broker credentials, of which a client certificate may be one; send one, in the \
+                 place that the caller's entry declares"
                     .into(),
             ),
             Self::RepeatedCredential(header) => {
@@ -74,6 +88,14 @@ impl Failure {
             Self::UnknownCredential | Self::OtherTenant => {
                 (ErrorCode::Unauthenticated, "the broker credential is not known here".into())
             }
+            Self::UnknownCertificate(_) => (
+                ErrorCode::Unauthenticated,
+                "no DNS name and no URI of the client certificate's subjectAltName is a caller's".into(),
+            ),
+            Self::TwoCallersInCertificate => (
+                ErrorCode::BadRequest,
+                "the client certificate has the names of two callers; show one that has one caller's".into(),
+            ),
             Self::MisplacedCredential { expected } => (
                 ErrorCode::Unauthenticated,
                 format!("this caller's credential must stand in the header {expected}"),

@@ -54,7 +54,9 @@ fn the_example_settings_load() {
     fs::create_dir_all(&folder).unwrap();
     let issued = rcgen::generate_simple_self_signed(["broker.example".to_owned()]).unwrap();
     fs::write(folder.join("server.yaml"), docs("server.example.yaml")).unwrap();
-    fs::write(folder.join("server.pem"), issued.cert.pem()).unwrap();
+    for certificate in ["server.pem", "callers-ca.pem"] {
+        fs::write(folder.join(certificate), issued.cert.pem()).unwrap();
+    }
     fs::write(
         folder.join("server.key"),
         issued.signing_key.serialize_pem(),
@@ -63,7 +65,7 @@ fn the_example_settings_load() {
     let arguments = run_command().get_matches_from(["run", "--config", "server.yaml"]);
     let config = Config::load(&arguments, &Environment::default(), &folder).unwrap();
     let tenant = &config.tenants[&"acme".parse().unwrap()];
-    assert_eq!((tenant.agents.len(), tenant.callers.len()), (2, 2));
+    assert_eq!((tenant.agents.len(), tenant.callers.len()), (2, 3));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
 }
 

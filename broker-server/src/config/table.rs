@@ -96,6 +96,12 @@ pub(super) const CALLERS_TLS: ListenerTlsSettings = ListenerTlsSettings {
     .env(&["BROKER_SERVER_CALLERS_POST_QUANTUM"])
     .default("on"),
 };
+pub(super) const CALLERS_CLIENT_CA: Setting = Setting::new(
+    "callers-listener.tls.client-ca",
+    "FILE",
+    "The authorities that vouch for callers' certificates, PEM; with it a caller is asked for one and may show none",
+)
+.env(&["BROKER_SERVER_CALLERS_TLS_CLIENT_CA"]);
 pub(super) const RESPONSE_TIMEOUT: Setting = Setting::new(
     "response-timeout",
     "TIME",
@@ -143,8 +149,10 @@ pub(super) const TENANTS: Section = Section {
     key: "tenants",
     help: "whose agents and callers there are; a server for one customer has the tenant `default`. \
            An agent has `secrets`, or `admit: by-network` with `networks`. \
-           A caller's `credential` is `broker-authorization`, `proxy-authorization` or `authorization`: the header in \
-           which its secret stands. `agents` lists whom it may reach; `\"*\"` is all of them",
+           A caller's `credential` is `broker-authorization`, `proxy-authorization` or `authorization`, the header in \
+           which one of its `secrets` stands, or `mtls`: a client certificate with one of its `certificate-names`, \
+           DNS names and URIs of `subjectAltName`, compared as a whole. \
+           `agents` lists whom it may reach; `\"*\"` is all of them",
     example: r#"tenants:
   default:
     agents:
@@ -154,6 +162,10 @@ pub(super) const TENANTS: Section = Section {
       proxy:
         credential: broker-authorization
         secrets: ["sha256:<id>:<64 hexadecimal digits>"]
+        agents: [sonarqube]
+      tech-insights:
+        credential: mtls
+        certificate-names: [tech-insights.platform.example, "spiffe://platform.example/tech-insights"]
         agents: [sonarqube]"#,
 };
 
@@ -188,6 +200,7 @@ pub static TABLE: Table = Table {
                 CALLERS_LISTEN,
                 CALLERS_TLS.certificate,
                 CALLERS_TLS.key,
+                CALLERS_CLIENT_CA,
                 CALLERS_TLS.min,
                 CALLERS_TLS.post_quantum,
                 RESPONSE_TIMEOUT,

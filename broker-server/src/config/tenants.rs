@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::str::FromStr;
 
+use broker_process::certificate_name::CertificateName;
 use broker_process::settings::{Fields, Node, nearest, shown};
 use broker_protocol::{AgentName, CallerName, NameError, TenantId, TokenDigest};
 use ipnet::IpNet;
+
+use super::table;
 
 /// One customer: its agents and who may reach them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,12 +38,19 @@ pub enum Admission {
 /// One caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallerEntry {
-    /// The header in which its secret stands.
-    pub place: CredentialPlace,
-    /// Its secrets; several while one is replaced by another.
-    pub secrets: Vec<TokenDigest>,
+    /// What proves it.
+    pub credential: Credential,
     /// Whom it may reach.
     pub agents: AgentScope,
+}
+
+/// What proves a caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// One of these secrets, several while one is replaced by another, in this header.
+    Secrets(CredentialPlace, Vec<TokenDigest>),
+    /// A client certificate that has one of these names.
+    Certificate(Vec<CertificateName>),
 }
 
 /// The header in which a caller's secret stands, as a bearer token.
@@ -87,9 +97,16 @@ impl AgentScope {
 }
 
 /// Reads the tenants; what is wrong is noted in the settings, what is merely bold in `warnings`.
-pub(super) fn read(section: &Node<'_>, warnings: &mut Vec<String>) -> BTreeMap<TenantId, Tenant> {
+/// `asks_for_certificates` is whether callers can show one.
+pub(super) fn read(
+    section: &Node<'_>,
+    asks_for_certificates: bool,
+    warnings: &mut Vec<String>,
+) -> BTreeMap<TenantId, Tenant> {
     let mut reading = Reading {
+        asks_for_certificates,
         secret_ids: HashMap::new(),
+        certificate_names: HashMap::new(),
         warnings,
     };
     let mut tenants = BTreeMap::new();
@@ -106,8 +123,11 @@ pub(super) fn read(section: &Node<'_>, warnings: &mut Vec<String>) -> BTreeMap<T
 }
 
 struct Reading<'w> {
+    asks_for_certificates: bool,
     /// Where each secret was seen; by its id one entry must be found.
     secret_ids: HashMap<String, String>,
+    /// Where each name was seen; by it one caller must be found, and with the caller its tenant.
+    certificate_names: HashMap<CertificateName, String>,
     warnings: &'w mut Vec<String>,
 }
 
@@ -201,22 +221,16 @@ impl Reading<'_> {
         caller: &Node<'_>,
         known: &BTreeMap<AgentName, AgentEntry>,
     ) -> Option<CallerEntry> {
-        let fields = caller.fields(&["credential", "secrets", "agents"]);
-        let place = match fields.get("credential") {
-            Some(node) => node.read(credential_place),
+        let fields = caller.fields(&["credential", "secrets", "certificate-names", "agents"]);
+        let credential = match fields.get("credential") {
+            Some(node) => node.read(credential_place).and_then(|place| match place {
+                Some(place) => self.secrets_of_caller(caller, &fields, place),
+                None => self.certificate_of_caller(caller, &fields, node),
+            }),
             None => {
                 caller.problem(
                     "it is not said where the credential stands (add credential: broker-authorization, \
-                     proxy-authorization or authorization)",
-                );
-                None
-            }
-        };
-        let secrets = match fields.get("secrets") {
-            Some(node) => Some(self.secrets(node)),
-            None => {
-                caller.problem(
-                    "this caller has no secrets (list some, made by `broker-server token new caller`)",
+                     proxy-authorization, authorization or mtls)",
                 );
                 None
             }
@@ -231,10 +245,78 @@ impl Reading<'_> {
             }
         };
         Some(CallerEntry {
-            place: place?,
-            secrets: secrets?,
+            credential: credential?,
             agents: agents?,
         })
+    }
+
+    fn secrets_of_caller(
+        &mut self,
+        caller: &Node<'_>,
+        fields: &Fields<'_>,
+        place: CredentialPlace,
+    ) -> Option<Credential> {
+        if let Some(names) = fields.get("certificate-names") {
+            names.problem(format!(
+                "names of certificates are for credential: mtls, and this caller's is {} (remove them, or change it)",
+                place.as_str()
+            ));
+        }
+        let Some(secrets) = fields.get("secrets") else {
+            caller.problem(
+                "this caller has no secrets (list some, made by `broker-server token new caller`)",
+            );
+            return None;
+        };
+        Some(Credential::Secrets(place, self.secrets(secrets)))
+    }
+
+    fn certificate_of_caller(
+        &mut self,
+        caller: &Node<'_>,
+        fields: &Fields<'_>,
+        credential: &Node<'_>,
+    ) -> Option<Credential> {
+        if !self.asks_for_certificates {
+            credential.problem(format!(
+                "callers are asked for no certificate (set {} to the PEM file of the authority that signs them)",
+                table::CALLERS_CLIENT_CA.places()
+            ));
+        }
+        if let Some(secrets) = fields.get("secrets") {
+            secrets.problem(
+                "a caller with credential: mtls has no secrets (remove them, or give the secret a caller of its own)",
+            );
+        }
+        let Some(names) = fields.get("certificate-names") else {
+            caller.problem(
+                "no certificate is this caller's (list certificate-names: DNS names or URIs of its subjectAltName)",
+            );
+            return None;
+        };
+        Some(Credential::Certificate(self.certificate_names(names)))
+    }
+
+    fn certificate_names(&mut self, node: &Node<'_>) -> Vec<CertificateName> {
+        let items = node.items();
+        if items.is_empty() && node.is_list() {
+            node.problem(
+                "the list is empty, so no certificate is this caller's (list DNS names or URIs of its subjectAltName)",
+            );
+        }
+        let mut names = Vec::new();
+        for item in items {
+            let Some(name) = item.read(str::parse::<CertificateName>) else {
+                continue;
+            };
+            match self.certificate_names.insert(name.clone(), item.place()) {
+                None => names.push(name),
+                Some(other) => item.problem(format!(
+                    "the same name stands at {other} (a certificate is one caller's, in one tenant)"
+                )),
+            }
+        }
+        names
     }
 
     fn secrets(&mut self, node: &Node<'_>) -> Vec<TokenDigest> {
@@ -337,16 +419,15 @@ fn network(text: &str) -> Result<IpNet, String> {
     Ok(network)
 }
 
-fn credential_place(text: &str) -> Result<CredentialPlace, String> {
+/// The header that is named, or none for a client certificate.
+fn credential_place(text: &str) -> Result<Option<CredentialPlace>, String> {
     match text {
-        "broker-authorization" => Ok(CredentialPlace::BrokerAuthorization),
-        "proxy-authorization" => Ok(CredentialPlace::ProxyAuthorization),
-        "authorization" => Ok(CredentialPlace::Authorization),
-        "mtls" => Err(
-            "mtls is not supported yet (use broker-authorization, proxy-authorization or authorization)".to_owned(),
-        ),
+        "broker-authorization" => Ok(Some(CredentialPlace::BrokerAuthorization)),
+        "proxy-authorization" => Ok(Some(CredentialPlace::ProxyAuthorization)),
+        "authorization" => Ok(Some(CredentialPlace::Authorization)),
+        "mtls" => Ok(None),
         _ => Err(format!(
-            "unknown value {} (use broker-authorization, proxy-authorization or authorization)",
+            "unknown value {} (use broker-authorization, proxy-authorization, authorization or mtls)",
             shown(text)
         )),
     }

@@ -125,7 +125,11 @@ tenants:
         Admission::ByNetwork(vec!["203.0.113.0/24".parse().unwrap()])
     );
     let caller = &tenant.callers[&"proxy".parse().unwrap()];
-    assert_eq!(caller.place, CredentialPlace::BrokerAuthorization);
+    let secrets = vec![D2.parse().unwrap()];
+    assert_eq!(
+        caller.credential,
+        Credential::Secrets(CredentialPlace::BrokerAuthorization, secrets)
+    );
     assert!(caller.agents.contains(&"sonarqube".parse().unwrap()));
     assert!(!caller.agents.contains(&"kube-api".parse().unwrap()));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
@@ -282,14 +286,121 @@ fn a_caller_says_where_its_credential_stands_and_whom_it_may_reach() {
     );
 }
 
+/// Settings with these callers of the tenants `a` and `b`, over TLS that asks for certificates of `ca.pem`.
+fn with_certificates(a: &str, b: &str) -> String {
+    format!(
+        "agents-listener: {{listen: '127.0.0.1:8443'}}\ncallers-listener:\n  listen: '127.0.0.1:8080'\n  \
+         tls: {{certificate: server.pem, key: server.key, client-ca: server.pem}}\n\
+         tenants: {{a: {{callers: {{{a}}}}}, b: {{callers: {{{b}}}}}}}"
+    )
+}
+
+#[track_caller]
+fn assert_certificates_refused(callers: &str, expected: &str) {
+    let folder = Folder::new();
+    folder.write_certificate();
+    let error = folder.load(&with_certificates(callers, "")).unwrap_err();
+    assert_eq!(error.problems().len(), 1, "{error}");
+    assert!(error.to_string().contains(expected), "{error}");
+}
+
 #[test]
-fn a_credential_that_is_not_supported_is_refused_by_name() {
-    assert_refused(
-        &with_caller(&format!(
-            "{{credential: mtls, secrets: [\"{D2}\"], agents: '*'}}"
-        )),
-        "callers.proxy.credential: mtls is not supported yet",
+fn a_caller_may_be_known_by_the_names_of_its_certificate() {
+    let folder = Folder::new();
+    folder.write_certificate();
+    let callers = "portal: {credential: mtls, certificate-names: [Portal.example, 'spiffe://example/Portal'], \
+                   agents: '*'}";
+    let config = folder.load(&with_certificates(callers, "")).unwrap();
+    let tls = config.callers_listener.tls.as_ref().unwrap();
+    assert_eq!(tls.client_ca, Some(folder.0.join("server.pem")));
+    assert!(config.callers_listener.acceptor(&[]).unwrap().is_some());
+    let caller = &config.tenants[&"a".parse().unwrap()].callers[&"portal".parse().unwrap()];
+    let names = ["portal.example", "spiffe://example/Portal"].map(|name| name.parse().unwrap());
+    assert_eq!(caller.credential, Credential::Certificate(names.into()));
+}
+
+#[test]
+fn a_caller_has_names_of_certificates_or_secrets_as_its_credential_says() {
+    let names = "certificate-names: [portal.example]";
+    let secrets = format!("secrets: [\"{D2}\"]");
+    for (entry, expected) in [
+        (
+            format!("credential: mtls, {names}, {secrets}"),
+            "tenants.a.callers.portal.secrets: a caller with credential: mtls has no secrets",
+        ),
+        (
+            format!("credential: authorization, {names}, {secrets}"),
+            "callers.portal.certificate-names: names of certificates are for credential: mtls, and this caller's is \
+             authorization",
+        ),
+        (
+            "credential: mtls".to_owned(),
+            "callers.portal: no certificate is this caller's (list certificate-names",
+        ),
+        (
+            "credential: mtls, certificate-names: []".to_owned(),
+            "callers.portal.certificate-names: the list is empty",
+        ),
+        (
+            "credential: mtls, certificate-names: ['*.example']".to_owned(),
+            r#"certificate-names[0]: "*.example" is not a name of a certificate"#,
+        ),
+        (
+            format!("credential: tls, {names}"),
+            r#"credential: unknown value "tls" (use broker-authorization, proxy-authorization, authorization or mtls)"#,
+        ),
+    ] {
+        assert_certificates_refused(&format!("portal: {{{entry}, agents: '*'}}"), expected);
+    }
+}
+
+#[test]
+fn a_name_of_a_certificate_belongs_to_one_caller_of_one_tenant() {
+    let caller = |name: &str| {
+        format!("portal: {{credential: mtls, certificate-names: [{name}], agents: '*'}}")
+    };
+    let folder = Folder::new();
+    folder.write_certificate();
+    let yaml = with_certificates(&caller("portal.example"), &caller("Portal.example"));
+    let error = folder.load(&yaml).unwrap_err().to_string();
+    assert!(
+        error.contains(
+            "tenants.b.callers.portal.certificate-names[0]: the same name stands at server.yaml: \
+             tenants.a.callers.portal.certificate-names[0]"
+        ),
+        "{error}"
     );
+    let yaml = with_certificates(&caller("portal.example"), &caller("portal.b.example"));
+    folder.load(&yaml).unwrap();
+}
+
+#[test]
+fn certificates_of_callers_need_an_authority_and_tls() {
+    assert_refused(
+        &with_caller("{credential: mtls, certificate-names: [portal.example], agents: '*'}"),
+        "callers.proxy.credential: callers are asked for no certificate (set callers-listener.tls.client-ca, ",
+    );
+    let folder = Folder::new();
+    folder.write_certificate();
+    let yaml = format!("{LISTENERS}tenants: {{default: {{}}}}");
+    for (file, expected) in [
+        (
+            "server.pem",
+            "--callers-listener-tls-client-ca: certificates are shown in TLS alone, which this listener does not \
+             speak (set callers-listener.tls.certificate, ",
+        ),
+        (
+            "server.key",
+            "server.key: holds a private key where a certificate belongs",
+        ),
+        ("missing.pem", "missing.pem: cannot be read"),
+    ] {
+        let error = folder
+            .load_with(&yaml, &["--callers-listener-tls-client-ca", file])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 #[test]
