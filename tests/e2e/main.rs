@@ -8,6 +8,7 @@
 
 mod callers;
 mod canary;
+mod certificates;
 mod examples;
 mod failures;
 mod headers;

@@ -3,6 +3,7 @@
 use broker_protocol::ErrorCode;
 use broker_tests::broker::{AGENT, Agent, AgentSetup, CALLER, Server, Site};
 use broker_tests::caller::{Answer, Caller, RawAnswer, body};
+use broker_tests::certs::Ca;
 use broker_tests::origin::{self, Origin};
 use http::{Request, Version};
 
@@ -71,6 +72,38 @@ async fn each_credential_reaches_its_own_tenants_agent_alone() {
     }
     for (agent, tenant) in scene.agents.iter().zip(TENANTS) {
         assert_eq!(agent.audit("decision")[0]["tenant"], tenant);
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_opens_its_own_tenant_alone() {
+    let (listener_ca, callers_ca) = (Ca::new("listener"), Ca::new("callers"));
+    let site = TENANTS
+        .iter()
+        .fold(Site::empty(), |site, tenant| {
+            let name = format!("[portal.{tenant}.example]");
+            site.agent(tenant, AGENT)
+                .caller_by_certificate(tenant, CALLER, &name, "'*'")
+        })
+        .setting("domain: broker.test")
+        .callers_tls(listener_ca.loopback("callers-listener"))
+        .client_ca(&callers_ca);
+    let server = Server::start(site).await;
+    let origin = Origin::answering(|_| origin::Answer::json("{}")).await;
+    let setup = AgentSetup::allowing_everything(&origin.url());
+    let acme = setup.named("acme", AGENT).start(&server).await;
+    let setup = AgentSetup::allowing_everything(&origin.url());
+    let globex = setup.named("globex", AGENT).start(&server).await;
+    let on_record = || [&acme, &globex].map(|agent| agent.audit("decision").len());
+
+    for (tenant, other, expected) in [("acme", "globex", [1, 0]), ("globex", "acme", [1, 1])] {
+        let leaf = callers_ca.leaf("client", &[&format!("portal.{tenant}.example")]);
+        let caller = server.stranger().with_certificate(&listener_ca, &leaf);
+        assert_eq!(caller.get("/broker/sonarqube/a").await.status(), 200);
+        let at_other = caller.with_header("host", &format!("{other}.broker.test"));
+        let answer = at_other.get("/broker/sonarqube/a").await;
+        answer.problem(ErrorCode::Unauthenticated).await;
+        assert_eq!(on_record(), expected);
     }
 }
 

@@ -41,6 +41,7 @@ pub struct Site {
     settings: String,
     tls: bool,
     callers_tls: Option<Leaf>,
+    client_ca: Option<PathBuf>,
 }
 
 #[derive(Default)]
@@ -64,6 +65,7 @@ impl Site {
             settings: String::new(),
             tls: true,
             callers_tls: None,
+            client_ca: None,
         }
     }
 
@@ -116,6 +118,24 @@ impl Site {
         self
     }
 
+    /// Adds a caller that is known by a certificate with one of these names, a list in YAML, for the agents that
+    /// `agents` says.
+    #[must_use]
+    pub fn caller_by_certificate(
+        mut self,
+        tenant: &str,
+        name: &str,
+        names: &str,
+        agents: &str,
+    ) -> Self {
+        let token = AccessToken::generate(TokenKind::Caller);
+        let entry = format!("{{credential: mtls, certificate-names: {names}, agents: {agents}}}");
+        self.members(tenant)
+            .callers
+            .insert(name.to_owned(), Member { token, entry });
+        self
+    }
+
     /// Adds lines to the server's settings.
     #[must_use]
     pub fn setting(mut self, lines: &str) -> Self {
@@ -135,6 +155,13 @@ impl Site {
     #[must_use]
     pub fn callers_tls(mut self, leaf: Leaf) -> Self {
         self.callers_tls = Some(leaf);
+        self
+    }
+
+    /// Has the callers listener ask for certificates of this authority; it must speak TLS.
+    #[must_use]
+    pub fn client_ca(mut self, ca: &Ca) -> Self {
+        self.client_ca = Some(ca.file());
         self
     }
 
@@ -161,12 +188,14 @@ impl Site {
     pub fn settings_file(&self, agents: u16, callers: u16, admin: u16) -> PathBuf {
         let agents_tls = self.tls.then(|| self.ca.loopback("server"));
         let mut yaml = String::new();
-        for (listener, port, tls) in [
-            ("agents", agents, agents_tls.as_ref()),
-            ("callers", callers, self.callers_tls.as_ref()),
-            ("admin", admin, None),
+        let client_ca = self.client_ca.as_deref();
+        for (listener, port, tls, client_ca) in [
+            ("agents", agents, agents_tls.as_ref(), None),
+            ("callers", callers, self.callers_tls.as_ref(), client_ca),
+            ("admin", admin, None, None),
         ] {
-            let tls = tls.map(tls_setting).unwrap_or_default();
+            let tls = tls.map(|leaf| tls_setting(leaf, client_ca));
+            let tls = tls.unwrap_or_default();
             writeln!(
                 yaml,
                 "{listener}-listener: {{listen: \"127.0.0.1:{port}\"{tls}}}"
@@ -194,9 +223,11 @@ impl Site {
     }
 }
 
-fn tls_setting(leaf: &Leaf) -> String {
+fn tls_setting(leaf: &Leaf, client_ca: Option<&Path>) -> String {
     let (certificate, key) = (leaf.certificate.display(), leaf.key.display());
-    format!(", tls: {{certificate: {certificate}, key: {key}}}")
+    let client_ca = client_ca.map(|file| format!(", client-ca: {}", file.display()));
+    let client_ca = client_ca.unwrap_or_default();
+    format!(", tls: {{certificate: {certificate}, key: {key}{client_ca}}}")
 }
 
 /// A server's set-up, and where it is reached.

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use crate::caller::body::Body;
-use crate::certs::{Ca, server_name};
+use crate::certs::{Ca, Leaf, server_name};
 use crate::digest::{Digest, Sha256};
 use crate::http1::{Head, read_answer_body, read_head};
 use crate::wait::within;
@@ -61,6 +61,16 @@ impl Caller {
         self.tls = Some(Tls {
             http1: ca.client_config(&["http/1.1"]),
             http2: ca.client_config(&["h2"]),
+        });
+        self
+    }
+
+    /// The same, and showing this certificate where it is asked for one.
+    #[must_use]
+    pub fn with_certificate(mut self, ca: &Ca, leaf: &Leaf) -> Self {
+        self.tls = Some(Tls {
+            http1: ca.client_config_showing(leaf, &["http/1.1"]),
+            http2: ca.client_config_showing(leaf, &["h2"]),
         });
         self
     }

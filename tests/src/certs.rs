@@ -7,11 +7,14 @@ use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
+    SanType, date_time_ymd,
 };
+use rustls::client::WantsClientCert;
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::{
-    ClientConfig, DEFAULT_VERSIONS, RootCertStore, ServerConfig, SupportedProtocolVersion,
+    ClientConfig, ConfigBuilder, DEFAULT_VERSIONS, RootCertStore, ServerConfig,
+    SupportedProtocolVersion,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -46,11 +49,19 @@ impl Ca {
         self.leaf(name, &["localhost", "127.0.0.1"])
     }
 
-    /// A certificate for these DNS names and addresses, in files named after `name`.
+    /// A certificate for these DNS names, addresses and URIs, in files named after `name`, which is its common name.
     pub fn leaf(&self, name: &str, for_names: &[&str]) -> Leaf {
-        let for_names: Vec<String> = for_names.iter().map(|&name| name.to_owned()).collect();
-        let mut params = CertificateParams::new(for_names).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
+        self.sign(name, params(name, for_names))
+    }
+
+    /// The same, which has ended long ago.
+    pub fn expired_leaf(&self, name: &str, for_names: &[&str]) -> Leaf {
+        let mut params = params(name, for_names);
+        params.not_after = date_time_ymd(2001, 1, 1);
+        self.sign(name, params)
+    }
+
+    fn sign(&self, name: &str, params: CertificateParams) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let leaf = Leaf {
@@ -69,19 +80,35 @@ impl Ca {
         Arc::new(config)
     }
 
+    /// The same, with a certificate that it shows where it is asked for one.
+    pub fn client_config_showing(&self, leaf: &Leaf, alpn: &[&str]) -> Arc<ClientConfig> {
+        let mut config = self
+            .trusting_client(default_provider())
+            .with_client_auth_cert(certificates(&leaf.certificate), leaf.private_key())
+            .unwrap();
+        config.alpn_protocols = protocols(alpn);
+        Arc::new(config)
+    }
+
     /// What a client needs that trusts this authority alone, with the cryptography of its choice.
     pub fn client_config_with(&self, provider: CryptoProvider) -> Arc<ClientConfig> {
         Arc::new(self.client_config_by(provider))
     }
 
     fn client_config_by(&self, provider: CryptoProvider) -> ClientConfig {
+        self.trusting_client(provider).with_no_client_auth()
+    }
+
+    fn trusting_client(
+        &self,
+        provider: CryptoProvider,
+    ) -> ConfigBuilder<ClientConfig, WantsClientCert> {
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
         ClientConfig::builder_with_provider(Arc::new(provider))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)
-            .with_no_client_auth()
     }
 }
 
@@ -122,6 +149,21 @@ impl Leaf {
     fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::from_pem_file(&self.key).unwrap()
     }
+}
+
+fn params(common_name: &str, for_names: &[&str]) -> CertificateParams {
+    let (uris, others): (Vec<&str>, Vec<&str>) =
+        for_names.iter().partition(|name| name.contains("://"));
+    let others: Vec<_> = others.into_iter().map(str::to_owned).collect();
+    let mut params = CertificateParams::new(others).unwrap();
+    let uris = uris
+        .into_iter()
+        .map(|uri| SanType::URI(uri.try_into().unwrap()));
+    params.subject_alt_names.extend(uris);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
+    params
 }
 
 /// The name under which a loopback address stands in certificates.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::certs::Ca;
+use crate::certs::{Ca, Leaf};
 use crate::programs::Child;
 
 /// One request by curl.
@@ -65,6 +65,18 @@ impl Curl {
     #[must_use]
     pub fn trusting(self, ca: &Ca) -> Self {
         self.arguments(["--cacert", &ca.file().display().to_string()])
+    }
+
+    /// Showing this certificate where it is asked for one.
+    #[must_use]
+    pub fn showing(self, leaf: &Leaf) -> Self {
+        let (certificate, key) = (leaf.certificate.display(), leaf.key.display());
+        self.arguments([
+            "--cert",
+            &certificate.to_string(),
+            "--key",
+            &key.to_string(),
+        ])
     }
 
     /// With more of curl's own arguments.
