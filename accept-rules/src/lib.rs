@@ -48,15 +48,25 @@
 //! ```
 #![warn(clippy::wildcard_enum_match_arm)]
 
+#[cfg(test)]
+mod body;
 mod decision;
 mod document;
 mod file;
+#[cfg(test)]
+mod glob;
+#[cfg(test)]
+mod js_regex;
 mod origin;
 mod path_pattern;
+#[cfg(test)]
+mod query;
 mod rule;
 mod rule_set;
 mod target;
 mod template;
+#[cfg(test)]
+mod utf16;
 
 pub use decision::{Allowed, AllowedParts, Decision, Denied, DenyReason};
 pub use file::{FileError, FileErrors, FileWarning, MAX_FILE_LEN, Place, Problem, RuleFile};

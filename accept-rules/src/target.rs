@@ -342,7 +342,7 @@ fn unify_delimiters(text: &[u8]) -> Vec<u8> {
 }
 
 /// Decodes once; what is no escape stays as it is.
-fn decode(text: &[u8]) -> Vec<u8> {
+pub(crate) fn decode(text: &[u8]) -> Vec<u8> {
     rewrite_escapes(text, Some)
 }
 

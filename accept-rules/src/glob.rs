@@ -1,0 +1,231 @@
+//! A glob for the value of a query parameter, with the meaning of the npm package minimatch 3 and
+//! its option `dot`.
+//!
+//! Value and pattern are split at slashes, and each segment is matched by itself. What minimatch
+//! reads in a way that nobody means is refused by name.
+
+use std::collections::HashMap;
+
+use thiserror::Error;
+
+use self::segment::Segment;
+use crate::utf16;
+
+mod brace;
+mod segment;
+
+/// Longest pattern, in bytes: far above any in use.
+const MAX_LEN: usize = 4096;
+
+/// Most segments of a pattern that has a `**`: one bit each, and one for the end.
+const MAX_GLOBSTAR_SEGMENTS: usize = 63;
+
+/// A pattern, ready to be matched.
+#[derive(Clone, Debug)]
+pub(crate) struct Glob {
+    /// A value matches when the rest does not.
+    negated: bool,
+    matched: Matched,
+}
+
+#[derive(Clone, Debug)]
+enum Matched {
+    /// A comment.
+    Nothing,
+    /// Only the empty value.
+    Empty,
+    /// What one of these matches: the pattern with its braces expanded.
+    Any(Box<[Box<[Segment]>]>),
+}
+
+impl Glob {
+    /// Reads a pattern as a rule file has it.
+    ///
+    /// # Errors
+    /// When it is too large, needs look-ahead, or has what minimatch misreads.
+    pub(crate) fn parse(pattern: &str) -> Result<Self, GlobError> {
+        if pattern.len() > MAX_LEN {
+            return Err(GlobError::TooLarge);
+        }
+        let spelled = utf16::spell(pattern);
+        let trimmed = spelled.trim_matches(is_space);
+        if spelled.starts_with('#') || trimmed.starts_with('#') {
+            return Ok(Self::positive(Matched::Nothing));
+        }
+        if trimmed.is_empty() {
+            return Ok(Self::positive(Matched::Empty));
+        }
+        let rest = trimmed.trim_start_matches('!');
+        let mut known = HashMap::new();
+        let alternatives = brace::expand(rest)?
+            .iter()
+            .map(|alternative| read_segments(alternative, &mut known))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            negated: (trimmed.len() - rest.len()) % 2 == 1,
+            matched: Matched::Any(alternatives),
+        })
+    }
+
+    /// Whether the whole of `value`, decoded, matches.
+    pub(crate) fn matches(&self, value: &str) -> bool {
+        let matches = match &self.matched {
+            Matched::Nothing => false,
+            Matched::Empty => value.is_empty(),
+            Matched::Any(alternatives) => {
+                let value = utf16::spell(value);
+                let mut alternatives = alternatives.iter();
+                alternatives.any(|segments| match_segments(segments, &value))
+            }
+        };
+        matches != self.negated
+    }
+
+    fn positive(matched: Matched) -> Self {
+        Self {
+            negated: false,
+            matched,
+        }
+    }
+}
+
+/// Why a pattern is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub(crate) enum GlobError {
+    /// Something that minimatch misreads, or that needs look-ahead.
+    #[error("the pattern has {found}")]
+    Unsupported {
+        /// What it is, and what to write instead.
+        found: String,
+    },
+    /// Longer, or with more alternatives, than is reasonable.
+    #[error("the pattern is too large: use fewer braces, or more values")]
+    TooLarge,
+}
+
+impl GlobError {
+    fn unsupported(found: impl Into<String>) -> Self {
+        Self::Unsupported {
+            found: found.into(),
+        }
+    }
+}
+
+/// What JavaScript trims: Unicode's spaces without U+0085, and U+FEFF.
+fn is_space(c: char) -> bool {
+    c == '\u{feff}' || (c.is_whitespace() && c != '\u{85}')
+}
+
+/// Expanded alternatives have most of their segments in common, so each is compiled once.
+fn read_segments(
+    pattern: &str,
+    known: &mut HashMap<String, Segment>,
+) -> Result<Box<[Segment]>, GlobError> {
+    let mut segments = Vec::new();
+    for text in split(pattern) {
+        let segment = match known.get(text) {
+            Some(segment) => segment.clone(),
+            None => Segment::parse(text)?,
+        };
+        known.insert(text.to_owned(), segment.clone());
+        segments.push(segment);
+    }
+    let has_globstar = segments.iter().any(Segment::is_globstar);
+    if has_globstar && segments.len() > MAX_GLOBSTAR_SEGMENTS {
+        return Err(GlobError::TooLarge);
+    }
+    Ok(segments.into())
+}
+
+/// Splits where slashes stand, however many: only the first and the last segment can be empty.
+fn split(text: &str) -> impl Iterator<Item = &str> {
+    let last = text.len();
+    let mut end = 0;
+    text.split('/').filter(move |segment| {
+        let is_first = end == 0;
+        end += segment.len() + usize::from(!is_first);
+        is_first || end == last || !segment.is_empty()
+    })
+}
+
+/// Whether the segments of `value` are those of one alternative, in order.
+fn match_segments(segments: &[Segment], value: &str) -> bool {
+    if segments.iter().any(Segment::is_globstar) {
+        return match_globstar(segments, value);
+    }
+    let mut values = split(value);
+    for segment in segments {
+        if !values.next().is_some_and(|value| segment.matches(value)) {
+            return false;
+        }
+    }
+    // `a/*` also matches `a/b/`.
+    matches!((values.next(), values.next()), (None | Some(""), None))
+}
+
+/// The same with `**`, in one pass over the value: bit `i` is set while the segments before the `i`th
+/// have been matched.
+fn match_globstar(segments: &[Segment], value: &str) -> bool {
+    let end = 1 << segments.len();
+    let mut states = skip_globstars(segments, 1);
+    let mut values = split(value).peekable();
+    while let Some(value) = values.next() {
+        // `**/b` also matches `a/b/`.
+        if value.is_empty() && values.peek().is_none() && states & end != 0 {
+            return true;
+        }
+        let mut next = 0;
+        for (at, segment) in segments.iter().enumerate() {
+            if states & 1 << at != 0 && segment.matches(value) {
+                next |= 1 << (at + 1);
+                if segment.is_globstar() {
+                    next |= 1 << at;
+                }
+            }
+        }
+        states = skip_globstars(segments, next);
+    }
+    states & end != 0
+}
+
+/// A `**` may stand for no segment, unless it is the last.
+fn skip_globstars(segments: &[Segment], mut states: u64) -> u64 {
+    for (at, segment) in segments.iter().enumerate() {
+        let is_last = at + 1 == segments.len();
+        if states & 1 << at != 0 && segment.is_globstar() && !is_last {
+            states |= 1 << (at + 1);
+        }
+    }
+    states
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn assert_matches(pattern: &str, yes: &[&str], no: &[&str]) {
+        let glob = Glob::parse(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
+        for value in yes {
+            assert!(glob.matches(value), "{pattern} should match {value:?}");
+        }
+        for value in no {
+            assert!(!glob.matches(value), "{pattern} should not match {value:?}");
+        }
+    }
+
+    #[test]
+    fn an_asterisk_is_one_segment_and_two_are_many() {
+        assert_matches("*", &["a", ".a", "a/"], &["", ".", "..", "a/b"]);
+        assert_matches("**", &["", "a", "a/b/", "/"], &["..", "a/../b"]);
+        assert_matches(
+            "**/*req*.txt",
+            &["req.txt", "/a/b/my-req-1.txt", "a//req.txt"],
+            &["req.txt/a", "a/../req.txt", "req.text"],
+        );
+        assert_matches("a/**", &["a/b", "a/", "a/b/c"], &["a", "b/a"]);
+        assert_matches("**%2Fgo.mod", &["x%2Fgo.mod"], &["a/x%2Fgo.mod", "go.mod"]);
+        assert_matches("**/a/**/b", &["a/b", "x/a/y/b", "a/a/b/"], &["a", "b/a"]);
+    }
+}
