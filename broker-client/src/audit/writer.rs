@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::chain::{Chain, MAX_LINE};
@@ -85,10 +85,11 @@ impl Entry {
     }
 }
 
-/// Owns the writer thread.
+/// Owns the writer thread, and the task that hands it its work.
 #[derive(Debug)]
 pub struct AuditWriter {
     queue: mpsc::Sender<Entry>,
+    gathering: JoinSet<()>,
     ended: oneshot::Receiver<Result<(), AuditUnavailable>>,
     thread: thread::JoinHandle<()>,
 }
@@ -103,12 +104,14 @@ impl AuditWriter {
     pub async fn close(self) -> Result<(), AuditUnavailable> {
         let Self {
             queue,
+            gathering,
             ended,
             thread,
         } = self;
         // Fails only where the thread is gone already; `ended` tells why.
         drop(queue.send(Entry::Close).await);
         drop(queue);
+        gathering.join_all().await;
         let result = ended.await;
         // The thread's last act was to send the result, so this does not block.
         match (result, thread.join()) {
@@ -158,17 +161,45 @@ pub(super) fn start(
         .build()
         .map_err(io)?;
     let (queue, entries) = mpsc::channel(capacity);
+    let (batches, work) = mpsc::channel(1);
     let (done, ended) = oneshot::channel();
     let thread = thread::Builder::new()
         .name("audit-log".to_owned())
-        .spawn(move || drop(done.send(writer.run(&runtime, entries))))
+        .spawn(move || drop(done.send(writer.run(&runtime, work))))
         .map_err(io)?;
+    let mut gathering = JoinSet::new();
+    gathering.spawn(gather(entries, batches));
     let owner = AuditWriter {
         queue: queue.clone(),
+        gathering,
         ended,
         thread,
     };
     Ok((queue, owner))
+}
+
+/// Hands the thread a crowd's lines at a time: to wake it for each would cost more than to write them all.
+async fn gather(mut entries: mpsc::Receiver<Entry>, batches: mpsc::Sender<Vec<Entry>>) {
+    loop {
+        let mut batch = Vec::new();
+        if entries.recv_many(&mut batch, BATCH).await == 0 {
+            return;
+        }
+        // Those who are about to hand in a line go first, and those who do while the thread is behind come along.
+        tokio::task::yield_now().await;
+        let Ok(place) = batches.reserve().await else {
+            return;
+        };
+        while batch.len() < BATCH
+            && let Ok(entry) = entries.try_recv()
+        {
+            batch.push(entry);
+        }
+        if batch.iter().any(|entry| matches!(entry, Entry::Close)) {
+            entries.close();
+        }
+        place.send(batch);
+    }
 }
 
 struct Writer {
@@ -195,22 +226,22 @@ impl Writer {
         };
         self.kept
             .push(self.identity.line("start", SystemTime::now(), start));
-        self.write(&mut Vec::new())
+        self.write(Vec::new())
     }
 
     fn run(
         mut self,
         runtime: &Runtime,
-        entries: mpsc::Receiver<Entry>,
+        batches: mpsc::Receiver<Vec<Entry>>,
     ) -> Result<(), AuditUnavailable> {
-        runtime.block_on(self.serve(entries));
+        runtime.block_on(self.serve(batches));
         if let Some(sync) = self.sync.take() {
             self.synced(runtime.block_on(sync));
         }
         self.kept
             .push(self.identity.line("stop", SystemTime::now(), StopRecord {}));
         let unwritten = self.kept.len();
-        self.write(&mut Vec::new())
+        self.write(Vec::new())
             .and_then(|()| self.sink.to_sync().map_or(Ok(()), |file| file.sync_data()))
             .map_err(|error| {
                 let log = &self.position.log;
@@ -219,28 +250,17 @@ impl Writer {
             })
     }
 
-    async fn serve(&mut self, mut entries: mpsc::Receiver<Entry>) {
-        let mut batch = Vec::with_capacity(BATCH);
+    async fn serve(&mut self, mut batches: mpsc::Receiver<Vec<Entry>>) {
         let mut tick = Instant::now() + TICK;
         loop {
             let busy = self.unsynced || self.sync.is_some() || !self.kept.is_empty();
             tokio::select! {
-                taken = entries.recv_many(&mut batch, BATCH) => {
-                    if taken == 0 {
+                batch = batches.recv() => {
+                    let Some(batch) = batch else {
                         return;
-                    }
-                    if taken > 1 {
-                        // There is a crowd: those who are about to hand in a line go first, and one write serves all.
-                        thread::yield_now();
-                        while batch.len() < BATCH && let Ok(entry) = entries.try_recv() {
-                            batch.push(entry);
-                        }
-                    }
-                    if batch.iter().any(|entry| matches!(entry, Entry::Close)) {
-                        entries.close();
-                    }
+                    };
                     // The error has reached the requests, the position and the log.
-                    let _ = self.write(&mut batch);
+                    let _ = self.write(batch);
                 }
                 () = sleep_until(tick), if busy => {
                     tick = Instant::now() + TICK;
@@ -252,11 +272,11 @@ impl Writer {
 
     /// Writes what is kept and then `batch`. Where that fails, the decisions that did not reach the file are refused,
     /// and the outcomes are kept.
-    fn write(&mut self, batch: &mut Vec<Entry>) -> std::io::Result<()> {
-        match self.try_write(batch) {
+    fn write(&mut self, batch: Vec<Entry>) -> std::io::Result<()> {
+        match self.try_write(&batch) {
             Ok(()) => {
                 self.kept.clear();
-                batch.drain(..).for_each(Entry::succeed);
+                batch.into_iter().for_each(Entry::succeed);
                 Ok(())
             }
             Err(WriteFailed { error, landed }) => {
@@ -266,7 +286,7 @@ impl Writer {
                 let of_kept = whole.min(self.kept.len());
                 self.kept.drain(..of_kept);
                 let mut of_batch = whole - of_kept;
-                for entry in batch.drain(..) {
+                for entry in batch {
                     if entry.line().is_some() && of_batch > 0 {
                         of_batch -= 1;
                         entry.succeed();
@@ -333,7 +353,7 @@ impl Writer {
     async fn tick(&mut self) {
         if !self.kept.is_empty() {
             // The error is in the position; the lines stay kept.
-            let _ = self.write(&mut Vec::new());
+            let _ = self.write(Vec::new());
         }
         if let Some(sync) = self.sync.take_if(|sync| sync.is_finished()) {
             let result = sync.await;
@@ -414,7 +434,7 @@ mod tests {
         }
 
         let mut text = Vec::new();
-        writer.write(&mut batch).unwrap_err();
+        writer.write(batch).unwrap_err();
         let mut tries = 0;
         loop {
             // It ends in an error once the socket is empty.
@@ -422,7 +442,7 @@ mod tests {
             if writer.kept.is_empty() {
                 break;
             }
-            let _ = writer.write(&mut Vec::new());
+            let _ = writer.write(Vec::new());
             tries += 1;
             assert!(tries < 100, "no end");
         }
