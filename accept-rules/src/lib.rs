@@ -51,6 +51,8 @@
 #[cfg(test)]
 mod body;
 mod decision;
+#[cfg(test)]
+mod differential;
 mod document;
 mod file;
 #[cfg(test)]

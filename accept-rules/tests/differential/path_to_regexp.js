@@ -1,18 +1,9 @@
-// Reads lines {"pattern": …, "paths": […]} and answers each with a line: the verdicts, or null
-// where the package cannot compile the pattern.
+// {"pattern": …, "paths": […]}: whether each path matches.
 'use strict'
 
 const pathToRegexp = require('path-to-regexp')
-const readline = require('readline')
 
-readline.createInterface({ input: process.stdin }).on('line', (line) => {
-  const { pattern, paths } = JSON.parse(line)
-  let verdicts = null
-  try {
-    const regexp = pathToRegexp(pattern)
-    verdicts = paths.map((path) => regexp.test(path))
-  } catch (error) {
-    // Not a pattern.
-  }
-  process.stdout.write(JSON.stringify(verdicts) + '\n')
+require('./answer')(({ pattern, paths }) => {
+  const regexp = pathToRegexp(pattern)
+  return paths.map((path) => regexp.test(path))
 })
