@@ -3,8 +3,9 @@
 //! Each test asks its package about generated cases, the same in every run, and knows the deliberate
 //! differences one by one.
 
+use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
@@ -13,7 +14,11 @@ use proptest::test_runner::TestRunner;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+mod body;
+mod js_regexp;
+mod minimatch;
 mod path_to_regexp;
+mod qs;
 
 /// What `tests/differential/<name>.js` answers to each case; none where its packages are missing.
 fn ask_node<A: DeserializeOwned>(name: &str, cases: &[impl Serialize]) -> Option<Vec<A>> {
@@ -65,4 +70,47 @@ fn concatenated(pieces: &[&'static str], most: usize) -> BoxedStrategy<String> {
     prop::collection::vec(prop::sample::select(pieces.to_vec()), 0..=most)
         .prop_map(|pieces| pieces.concat())
         .boxed()
+}
+
+/// The glob values, body paths and the like in published files: every text under the key `name`.
+/// The files are not part of the repository.
+fn published(name: &str) -> Vec<String> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+    let corpus = std::env::var_os("BROKER_TEST_CORPUS").map_or(beside, PathBuf::from);
+    let mut texts = Vec::new();
+    for folder in ["accept-files", "accept-files/scm"] {
+        let entries = fs::read_dir(corpus.join(folder)).into_iter().flatten();
+        let mut paths: Vec<_> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .collect();
+        paths.sort();
+        for path in paths.iter().filter(|path| path.is_file()) {
+            let file = fs::read_to_string(path).expect("it was listed");
+            let parsed = serde_json::from_str(&file).unwrap_or_default();
+            collect(&parsed, name, false, &mut texts);
+        }
+    }
+    texts.sort();
+    texts.dedup();
+    texts
+}
+
+fn collect(value: &serde_json::Value, name: &str, is_named: bool, texts: &mut Vec<String>) {
+    match value {
+        serde_json::Value::String(text) if is_named => texts.push(text.clone()),
+        serde_json::Value::Array(elements) => {
+            for element in elements {
+                collect(element, name, is_named, texts);
+            }
+        }
+        serde_json::Value::Object(members) => {
+            for (member, value) in members {
+                collect(value, name, member == name, texts);
+            }
+        }
+        serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_) => {}
+    }
 }

@@ -140,12 +140,15 @@ fn read_segments(
 
 /// Splits where slashes stand, however many: only the first and the last segment can be empty.
 fn split(text: &str) -> impl Iterator<Item = &str> {
-    let last = text.len();
-    let mut end = 0;
-    text.split('/').filter(move |segment| {
-        let is_first = end == 0;
-        end += segment.len() + usize::from(!is_first);
-        is_first || end == last || !segment.is_empty()
+    let mut segments = text.split('/').peekable();
+    let mut is_first = true;
+    std::iter::from_fn(move || {
+        let mut segment = segments.next()?;
+        while segment.is_empty() && !is_first && segments.peek().is_some() {
+            segment = segments.next()?;
+        }
+        is_first = false;
+        Some(segment)
     })
 }
 

@@ -244,6 +244,10 @@ impl Parser<'_> {
         loop {
             match self.chars.next() {
                 None => return Ok(None),
+                Some(']') if first && self.chars.clone().any(|c| c == ']') => {
+                    let found = "a class that starts with \"]\" (write \"\\]\")";
+                    return Err(GlobError::unsupported(found));
+                }
                 Some(']') if !first => break,
                 Some('\\') => match self.chars.next() {
                     None => return Ok(None),
