@@ -1,6 +1,8 @@
 //! Dialling the server: TCP, TLS, WebSocket, handshake.
 
+use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use broker_process::tls::{self, ClientRoots, TlsError};
@@ -176,21 +178,10 @@ impl Dialer {
         })?))
     }
 
-    /// Tries the server's addresses in turn; one that does not answer must not hide the others.
     async fn connect_tcp(&self) -> io::Result<TcpStream> {
         let host = self.server.host().to_str();
-        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for address in tokio::net::lookup_host((&*host, self.server.port())).await? {
-            match tokio::time::timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
-                Ok(Ok(tcp)) => return Ok(tcp),
-                Ok(Err(error)) => failure = error,
-                Err(_) => {
-                    let text = format!("{address} does not answer");
-                    failure = io::Error::new(io::ErrorKind::TimedOut, text);
-                }
-            }
-        }
-        Err(failure)
+        let addresses = tokio::net::lookup_host((&*host, self.server.port())).await?;
+        first_that_answers(addresses, TcpStream::connect).await
     }
 
     fn upgrade_request(&self) -> Request<()> {
@@ -218,6 +209,28 @@ impl Dialer {
         headers.insert(SEC_WEBSOCKET_KEY, key.expect("base64 is a header value"));
         request
     }
+}
+
+/// Tries a name's addresses in turn; one that does not answer must not hide the others.
+async fn first_that_answers<T, F>(
+    addresses: impl Iterator<Item = SocketAddr>,
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<T>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in addresses {
+        match tokio::time::timeout(ADDRESS_TIMEOUT, connect(address)).await {
+            Ok(Ok(connected)) => return Ok(connected),
+            Ok(Err(error)) => failure = error,
+            Err(_) => {
+                let text = format!("{address} does not answer");
+                failure = io::Error::new(io::ErrorKind::TimedOut, text);
+            }
+        }
+    }
+    Err(failure)
 }
 
 fn refusal(server: String, error: tungstenite::Error) -> DialError {
@@ -259,7 +272,42 @@ fn refusal_text(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
+
+    const SILENT: u16 = 1;
+    const REFUSING: u16 = 2;
+    const ANSWERING: u16 = 3;
+
+    /// Tries addresses with these ports, and gives the port that answered.
+    async fn try_ports(ports: &[u16]) -> io::Result<u16> {
+        let addresses = ports.iter().map(|port| ([127, 0, 0, 1], *port).into());
+        let connect = async |address: SocketAddr| match address.port() {
+            SILENT => std::future::pending().await,
+            REFUSING => Err(io::ErrorKind::ConnectionRefused.into()),
+            port => Ok(port),
+        };
+        first_that_answers(addresses, connect).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_does_not_answer_or_refuses_hides_no_other() {
+        let begun = Instant::now();
+        let answered = try_ports(&[REFUSING, SILENT, ANSWERING, SILENT]).await;
+        assert_eq!(answered.unwrap(), ANSWERING);
+        assert_eq!(begun.elapsed(), ADDRESS_TIMEOUT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_no_address_answers_the_last_failure_is_told() {
+        let silent = try_ports(&[REFUSING, SILENT]).await.unwrap_err();
+        assert_eq!(silent.to_string(), "127.0.0.1:1 does not answer");
+        let refused = try_ports(&[SILENT, REFUSING]).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let none = try_ports(&[]).await.unwrap_err();
+        assert_eq!(none.to_string(), "the name has no address");
+    }
 
     #[test]
     fn a_refusal_shows_the_problem_and_nothing_of_other_bodies() {
