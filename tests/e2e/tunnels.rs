@@ -1,25 +1,36 @@
 //! Tunnels that are lost, refused or must not be trusted, and how the agent comes back without anyone touching it.
 
+use std::future::pending;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use broker_client::status::StatusSnapshot;
-use broker_protocol::{AccessToken, TokenKind};
+use broker_client::status::{StatusSnapshot, TunnelState};
+use broker_protocol::{
+    AccessToken, CONTROL_AUTHORITY, CONTROL_DRAIN, Counted, SUBPROTOCOL, ServerEnd, TokenKind,
+    WsStream,
+};
 use broker_tests::broker::{AgentSetup, Server, Site};
 use broker_tests::caller::{Caller, body};
 use broker_tests::certs::{Ca, Leaf};
+use broker_tests::http1::read_head;
 use broker_tests::origin::{Answer, Origin};
 use broker_tests::programs::{AgentProcess, Nginx, ServerProcess};
 use broker_tests::tap::Tap;
 use broker_tests::wait::within;
+use bytes::Bytes;
 use http::{Request, Version};
+use http_body_util::Empty;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::{NamedGroup, ProtocolVersion, ServerConfig, SupportedProtocolVersion};
 use serde_json::{Value, json};
+use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_util::task::TaskTracker;
 
 /// Silence after which either end gives its tunnel up (SPEC.md §5.2).
 const DEAD_AFTER: Duration = Duration::from_secs(15);
@@ -253,6 +264,67 @@ async fn a_server_that_asks_to_be_left_alone_is_left_alone() {
 }
 
 #[tokio::test]
+async fn tunnels_that_were_lost_together_do_not_come_back_together() {
+    let listener = Origin::scripted().await;
+    let server = Server::start(Site::simple()).await;
+    let setup = AgentSetup::without_rules()
+        .setting(&format!("tunnel: {{count: {MOST_TUNNELS}}}"))
+        .dialling(&listener.url());
+    let _agent = setup.try_start(&server).await.unwrap();
+    let mut dialled = Vec::new();
+    for _ in 0..MOST_TUNNELS {
+        dialled.push(listener.next().await);
+    }
+    for exchange in &mut dialled {
+        let close = [("Connection", "close")];
+        exchange.answer(Answer::new(503, &close, "")).await;
+    }
+
+    listener.next().await;
+    let first = Instant::now();
+    for _ in 1..MOST_TUNNELS {
+        listener.next().await;
+    }
+
+    // Of sixteen waits that are uniform within a second, not all fall into one quarter of it.
+    let spread = first.elapsed();
+    assert!(spread > Duration::from_millis(250), "{spread:?}");
+}
+
+#[tokio::test]
+async fn an_agent_whose_server_only_drains_keeps_a_bounded_number_of_tunnels() {
+    let draining = DrainingServer::listen().await;
+    let server = Server::start(Site::simple()).await;
+    let setup = AgentSetup::without_rules()
+        .setting(&format!("tunnel: {{count: {MOST_TUNNELS}}}"))
+        .dialling(&draining.url());
+    let agent = setup.try_start(&server).await.unwrap();
+    let most = 2 * usize::from(MOST_TUNNELS);
+    let mut tunnels = Vec::new();
+    for _ in 0..most {
+        tunnels.push(draining.next().await);
+    }
+
+    let waits_for_room = |now: &StatusSnapshot| {
+        now.tunnels.iter().all(|tunnel| {
+            matches!(
+                tunnel.state,
+                TunnelState::Dialling {
+                    next_attempt_at: None,
+                    ..
+                }
+            )
+        })
+    };
+    within("no room left", agent.board.until(waits_for_room)).await;
+    assert!(draining.is_left_alone().await);
+
+    drop(tunnels.pop());
+    tunnels.push(draining.next().await);
+    assert!(draining.is_left_alone().await);
+}
+
+#[tokio::test]
 async fn an_agent_has_sixteen_tunnels_at_the_most() {
     let server = Server::start(Site::simple()).await;
     let sixteen =
@@ -291,6 +363,58 @@ async fn a_server_below_a_path_of_a_load_balancer_is_reached() {
         answer.bytes().await == sent,
         "what came back is not what was sent"
     );
+}
+
+/// A server that asks each tunnel to be drained as soon as it is up, and never closes one by itself.
+struct DrainingServer(TcpListener);
+
+impl DrainingServer {
+    async fn listen() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address())
+    }
+
+    /// Waits for the next tunnel, which lasts until it is dropped.
+    async fn next(&self) -> JoinSet<()> {
+        let (stream, _) = within("a dial", self.0.accept()).await.unwrap();
+        let mut stream = BufReader::new(stream);
+        let dialled = read_head(&mut stream).await.unwrap().unwrap();
+        let key = dialled.value("sec-websocket-key").unwrap();
+        let accept = derive_accept_key(key.as_bytes());
+        let hello = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {accept}\r\nSec-WebSocket-Protocol: {SUBPROTOCOL}\r\n\
+             Broker-Tenant: default\r\nBroker-Node: n1\r\nBroker-Nodes: 1\r\nBroker-Max-Streams: 1\r\n\
+             Broker-Source: 127.0.0.1\r\n\r\n"
+        );
+        stream.write_all(hello.as_bytes()).await.unwrap();
+        let stream = WsStream::server(Counted::new(stream), &[]).await;
+        let opened = ServerEnd::open(stream, TaskTracker::new(), DEAD_AFTER, 1);
+        let (end, driver) = opened.await.unwrap();
+        let mut tunnel = JoinSet::new();
+        tunnel.spawn(async move { driver.await.unwrap_or_default() });
+        tunnel.spawn(async move {
+            let drain = format!("http://{CONTROL_AUTHORITY}{CONTROL_DRAIN}");
+            let request = Request::post(drain).body(Empty::<Bytes>::new()).unwrap();
+            drop(end.send(request).await);
+            pending::<()>().await;
+        });
+        tunnel
+    }
+
+    /// Whether nobody else waits to be accepted: the first one is the test itself.
+    async fn is_left_alone(&self) -> bool {
+        let own = TcpStream::connect(self.address()).await.unwrap();
+        let accepted = within("the test's own connection", self.0.accept()).await;
+        accepted.unwrap().1 == own.local_addr().unwrap()
+    }
 }
 
 /// An agent whose every request is allowed to this origin.
