@@ -1,8 +1,8 @@
 //! A JSON body, and the paths by which conditions reach into it.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use thiserror::Error;
@@ -73,8 +73,9 @@ enum Value {
     Boolean(bool),
     Number(f64),
     Text(Box<str>),
-    List(Vec<Self>),
-    Object(BTreeMap<Box<str>, Self>),
+    List(Box<[Self]>),
+    /// Sorted by name, each of which is there once.
+    Object(Box<[(Box<str>, Self)]>),
 }
 
 /// What a condition compares with.
@@ -177,14 +178,16 @@ fn any_reached(value: &Value, steps: &[Step], holds: &dyn Fn(&Value) -> bool) ->
     };
     match (step, value) {
         (Step::Member(name), Value::Object(members)) => members
-            .get(name)
-            .is_some_and(|member| any_reached(member, rest, holds)),
+            .binary_search_by_key(&name, |(name, _)| name)
+            .ok()
+            .and_then(|at| members.get(at))
+            .is_some_and(|(_, member)| any_reached(member, rest, holds)),
         (Step::Member(name), Value::List(elements)) => index(name)
             .and_then(|index| elements.get(index))
             .is_some_and(|element| any_reached(element, rest, holds)),
         (Step::Every, Value::Object(members)) => members
-            .values()
-            .any(|member| any_reached(member, rest, holds)),
+            .iter()
+            .any(|(_, member)| any_reached(member, rest, holds)),
         (Step::Every, Value::List(elements)) => elements
             .iter()
             .any(|element| any_reached(element, rest, holds)),
@@ -299,39 +302,110 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
         while let Some(element) = list.next_element_seed(seed)? {
             elements.push(element);
         }
-        Ok(Value::List(elements))
+        Ok(Value::List(elements.into()))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let seed = self.deeper()?;
-        let mut members = BTreeMap::new();
-        while let Some(name) = map.next_key::<Box<str>>()? {
-            if members.insert(name, map.next_value_seed(seed)?).is_some() {
-                return Err(self.reading.refuse(BodyError::DuplicateName));
-            }
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry_seed(PhantomData, seed)? {
+            members.push(member);
         }
-        Ok(Value::Object(members))
+        members.sort_unstable_by(|(a, _): &(Box<str>, Value), (b, _)| a.cmp(b));
+        if members
+            .windows(2)
+            .any(|pair| matches!(pair, [(a, _), (b, _)] if a == b))
+        {
+            return Err(self.reading.refuse(BodyError::DuplicateName));
+        }
+        Ok(Value::Object(members.into()))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn text(text: &str) -> Scalar {
+        Scalar::Text(text.into())
+    }
+
+    fn number(text: &str) -> Scalar {
+        Scalar::number(text).unwrap()
+    }
+
+    fn equals(body: &str, path: &str, scalar: &Scalar) -> bool {
+        let body = Body::parse(body.as_bytes()).unwrap();
+        BodyPath::parse(path).unwrap().any_equals(&body, scalar)
+    }
 
     #[test]
     fn a_path_reaches_members_and_elements() {
-        let body = Body::parse(br#"{"a": {"b.c": [{"d": "x"}, 2, true, null]}}"#).unwrap();
-        let holds =
-            |path: &str, scalar: Scalar| BodyPath::parse(path).unwrap().any_equals(&body, &scalar);
-        let number = |text| Scalar::number(text).unwrap();
-        assert!(holds("a['b.c'].0.d", Scalar::Text("x".into())));
+        let holds = |path, scalar| {
+            equals(
+                r#"{"a": {"b.c": [{"d": "x"}, 2, true, null]}}"#,
+                path,
+                &scalar,
+            )
+        };
+        assert!(holds("a['b.c'].0.d", text("x")));
         assert!(holds("a[\"b.c\"].1", number("2.0")));
-        assert!(holds("a.*.2", Scalar::Boolean(true)));
-        assert!(holds("*.*.*", Scalar::Null));
-        assert!(holds("a.*.*.d", Scalar::Text("x".into())));
-        assert!(!holds("a.*.*", Scalar::Text("x".into())));
-        assert!(!holds("a['b.c'].1", Scalar::Text("2".into())));
         assert!(!holds("a['b.c'].01", number("2")));
+        assert!(!holds("a['b.c'].4", Scalar::Null));
+        assert!(!holds("a.b.c.0.d", text("x")));
+        assert!(!holds("['a']['b.c'].length", number("4")));
+        assert!(!holds("a['b.c'].0.d.length", number("1")));
+    }
+
+    #[test]
+    fn an_asterisk_reaches_every_member_of_its_level() {
+        let body = r#"{"commits": [{"added": ["x", "y"]}, {"added": []}, {"removed": ["z"]}, 1]}"#;
+        assert!(equals(body, "commits.*.added.*", &text("y")));
+        assert!(equals(body, "*.*.*.*", &text("z")));
+        assert!(!equals(body, "commits.*.added.*", &text("z")));
+        assert!(!equals(body, "commits.*.added", &text("x")));
+        assert!(equals(body, "commits.*", &number("1")));
+        assert!(!equals(body, "commits.*.*.*.*", &text("x")));
+        assert!(!equals("[]", "*", &Scalar::Null));
+    }
+
+    #[test]
+    fn values_are_equal_when_their_types_are_too() {
+        let body = r#"{"text": "1", "number": 1, "true": true, "false": false, "null": null, "empty": ""}"#;
+        let holds = |path, scalar| equals(body, path, &scalar);
+        assert!(holds("text", text("1")));
+        assert!(!holds("text", number("1")));
+        assert!(holds("number", number("1.0")));
+        assert!(!holds("number", text("1")));
+        assert!(!holds("number", Scalar::Boolean(true)));
+        assert!(holds("true", Scalar::Boolean(true)));
+        assert!(!holds("false", Scalar::Boolean(true)));
+        assert!(holds("null", Scalar::Null));
+        assert!(!holds("empty", Scalar::Null));
+        assert!(!holds("missing", Scalar::Null));
+        assert!(!holds("number", text("number")));
+    }
+
+    #[test]
+    fn numbers_that_servers_read_differently_equal_nothing() {
+        assert!(equals(
+            "[9007199254740991]",
+            "0",
+            &number("9007199254740991")
+        ));
+        assert!(equals("[0.1]", "0", &number("1e-1")));
+        assert!(equals("[-0]", "0", &number("0")));
+        assert!(!equals("[0.30000000000000004]", "0", &number("0.3")));
+        assert!(!equals(
+            "[9007199254740993]",
+            "0",
+            &number("9007199254740991")
+        ));
+        for text in ["9007199254740992", "1e300", "inf", "NaN", "x", ""] {
+            assert_eq!(Scalar::number(text), None, "{text}");
+        }
     }
 
     #[test]
@@ -348,5 +422,118 @@ mod tests {
         assert!(!matches("a", "open"));
         assert!(!matches("a.*", "1"));
         assert!(!matches("c", ""));
+    }
+
+    #[test]
+    fn a_body_with_two_readings_is_refused() {
+        let deep = |levels| "[".repeat(levels) + &"]".repeat(levels);
+        for (body, error) in [
+            (r#"{"a": 1, "a": 1}"#, BodyError::DuplicateName),
+            (
+                r#"[{"a": {"b": 1, "c": 2, "\u0062": 3}}]"#,
+                BodyError::DuplicateName,
+            ),
+            (&deep(101), BodyError::TooDeep),
+            (&deep(100_000), BodyError::TooDeep),
+        ] {
+            assert_eq!(Body::parse(body.as_bytes()).unwrap_err(), error, "{body}");
+        }
+        assert_eq!(Body::parse(b"\"\xff\"").unwrap_err(), BodyError::NotUtf8);
+        assert_eq!(
+            Body::parse(b"\"\xc0\xaf\"").unwrap_err(),
+            BodyError::NotUtf8
+        );
+        for body in [
+            "",
+            " ",
+            "x",
+            "{}{}",
+            "{} x",
+            "\u{feff}{}",
+            "[1,]",
+            "{'a': 1}",
+            "[01]",
+            "[NaN]",
+            "[1e999]",
+            "// c\n{}",
+            "\"\t\"",
+            r#""\ud83d""#,
+            "{\"a\": 1",
+            "\u{a0}{}",
+        ] {
+            let error = Body::parse(body.as_bytes()).unwrap_err();
+            assert!(
+                matches!(error, BodyError::NotJson { .. }),
+                "{body}: {error}"
+            );
+        }
+        assert!(Body::parse(deep(100).as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn an_error_says_where_and_never_what() {
+        let error = Body::parse(b"{\n  \"secret\": hunter2}").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the body is not one JSON value: line 2, column 13"
+        );
+        let error = Body::parse(br#"{"hunter2": 1, "hunter2": 2}"#).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the body has an object with a name twice"
+        );
+    }
+
+    #[test]
+    fn a_path_that_reads_in_a_surprising_way_is_refused() {
+        for (path, error) in [
+            ("", BodyPathError::EmptyName),
+            (" ", BodyPathError::EmptyName),
+            ("a..b", BodyPathError::EmptyName),
+            ("a.", BodyPathError::EmptyName),
+            (".a", BodyPathError::EmptyName),
+            ("['']", BodyPathError::EmptyName),
+            ("a[0]", BodyPathError::Bracket),
+            ("a]b", BodyPathError::Bracket),
+            ("a['b]", BodyPathError::Bracket),
+            ("a['b']c", BodyPathError::Bracket),
+            ("a['b[c]']", BodyPathError::Bracket),
+            ("*['a.b']", BodyPathError::DotAfterAsterisk),
+        ] {
+            assert_eq!(BodyPath::parse(path).unwrap_err(), error, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_large_body_takes_one_look_at_each_value() {
+        let wide = format!("[{}0]", "[[[[1]]]],".repeat(100_000));
+        let number = number("2");
+        assert!(!equals(&wide, &["*"; 8].join("."), &number));
+        assert!(!equals(&wide, &vec!["*"; 50_000].join("."), &number));
+        let members: Vec<_> = (0..60_000).map(|i| format!("\"member{i}\":1")).collect();
+        let object = format!("{{{}}}", members.join(","));
+        assert!(equals(&object, "member59999", &Scalar::Number(1.0)));
+        assert!(!equals(&object, "*", &number));
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_and_any_path_are_read_without_panic(
+            body in "[\\[\\]{}\":,ab0-9.\\\\eu -]{0,32}",
+            path in "[a*.\\[\\]'\"0é ]{0,16}",
+        ) {
+            let body = Body::parse(body.as_bytes());
+            if let (Ok(body), Ok(path)) = (body, BodyPath::parse(&path)) {
+                path.any_equals(&body, &Scalar::Null);
+            }
+        }
+
+        #[test]
+        fn a_text_is_found_where_it_was_put(name in "[^.*\\[\\]]*[a-z]", value: String) {
+            let body = serde_json::json!({"a": [{ name.as_str(): value.as_str() }]}).to_string();
+            let path = format!("a.0.{name}");
+            prop_assert!(equals(&body, &path, &Scalar::Text(value.as_str().into())));
+            prop_assert!(equals(&body, "a.*.*", &Scalar::Text(value.into())));
+        }
     }
 }

@@ -205,6 +205,8 @@ fn skip_globstars(segments: &[Segment], mut states: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[track_caller]
@@ -221,6 +223,8 @@ mod tests {
     #[test]
     fn an_asterisk_is_one_segment_and_two_are_many() {
         assert_matches("*", &["a", ".a", "a/"], &["", ".", "..", "a/b"]);
+        assert_matches("a*", &["a", "a.b"], &["ba", "a/b"]);
+        assert_matches("a/*", &["a/b", "a/b/", "a//b"], &["a/", "a", "a/.."]);
         assert_matches("**", &["", "a", "a/b/", "/"], &["..", "a/../b"]);
         assert_matches(
             "**/*req*.txt",
@@ -228,7 +232,177 @@ mod tests {
             &["req.txt/a", "a/../req.txt", "req.text"],
         );
         assert_matches("a/**", &["a/b", "a/", "a/b/c"], &["a", "b/a"]);
+        assert_matches("a/**/b", &["a/b", "a/x/y/b", "a/b/"], &["ab", "a/x"]);
         assert_matches("**%2Fgo.mod", &["x%2Fgo.mod"], &["a/x%2Fgo.mod", "go.mod"]);
         assert_matches("**/a/**/b", &["a/b", "x/a/y/b", "a/a/b/"], &["a", "b/a"]);
+    }
+
+    #[test]
+    fn classes_and_question_marks_are_one_character() {
+        assert_matches("a?", &["ab", "aé"], &["a", "abc", "a/"]);
+        assert_matches("??", &["😀", "ab"], &["é", "😀😀"]);
+        assert_matches("[a-c-]", &["a", "b", "-"], &["d", "ab"]);
+        assert_matches("[!a]", &["b", "!"], &["a", "", "."]);
+        assert_matches("[^a.]x", &["bx"], &["ax", ".x"]);
+        assert_matches("[\\]*]", &["]", "*"], &["a"]);
+        assert_matches("[[:alpha:]]", &["a]", ":]"], &["b", "x]"]);
+        assert_matches("[a", &["[a"], &["a"]);
+    }
+
+    #[test]
+    fn braces_are_alternatives() {
+        assert_matches("{a,b/c}d", &["ad", "b/cd"], &["a", "{a,b/c}d"]);
+        assert_matches("{a,{b,c}d}", &["a", "bd", "cd"], &["b", "ad"]);
+        assert_matches("v{8..10}", &["v8", "v9", "v10"], &["v7", "v11"]);
+        assert_matches("v{08..10..2}", &["v08", "v10"], &["v09", "v8"]);
+        assert_matches("{c..a}", &["a", "b", "c"], &["d"]);
+        assert_matches("x{,y}", &["x", "xy"], &["y"]);
+        assert_matches("{a}", &["{a}"], &["a"]);
+        assert_matches("\\{a,b\\}", &["{a,b}"], &["a"]);
+        assert_matches("${a,b}", &["${a,b}"], &["$a"]);
+    }
+
+    #[test]
+    fn groups_repeat_choose_and_exclude() {
+        assert_matches("+(a|b)", &["a", "abba"], &["", "c"]);
+        assert_matches("*(a|b)c", &["c", "abc"], &["dc"]);
+        assert_matches("?(a)b", &["b", "ab"], &["aab"]);
+        assert_matches("@(a|b*).txt", &["a.txt", "bcd.txt"], &["ab.txt"]);
+        assert_matches("!!(a)", &["(a)"], &["a"]);
+        assert_matches("a!(b)", &["a", "ac", "abb"], &["ab", "b"]);
+        assert_matches("a!(b|c).txt", &["a.txt", "ad.txt"], &["ab.txt", "ac.txt"]);
+        assert_matches("@(..)", &[], &[".."]);
+    }
+
+    #[test]
+    fn the_start_negates_or_comments() {
+        assert_matches("!a", &["b", "", "a/b"], &["a", "a/"]);
+        assert_matches("!!a", &["a"], &["b"]);
+        assert_matches("!{a,b}", &["c"], &["a", "b"]);
+        assert_matches("#a", &[], &["#a", "a", ""]);
+        assert_matches("\\#a", &["#a"], &["a"]);
+        assert_matches("", &[""], &["a", "/"]);
+        assert_matches(" a ", &["a"], &[" a "]);
+    }
+
+    #[test]
+    fn a_backslash_makes_a_literal() {
+        assert_matches("\\*", &["*"], &["a", "\\*"]);
+        assert_matches("a\\?b*", &["a?b", "a?bc"], &["axb"]);
+        assert_matches("a\\", &["a\\"], &["a"]);
+    }
+
+    #[test]
+    fn what_minimatch_misreads_is_refused_by_name() {
+        let look_ahead = "the pattern has a \"!(\" that needs look-ahead: it may stand once in a \
+                          segment, behind a text without \"*\" and groups";
+        for (pattern, error) in [
+            ("*!(a)", look_ahead),
+            ("a!(b)!(c)", look_ahead),
+            ("a@(b|!(c))", look_ahead),
+            ("a!(b!(c))", look_ahead),
+            ("@(a)!(b)", look_ahead),
+            (
+                "+(a",
+                "the pattern has a \"+(\" without \")\" (write \"\\(\")",
+            ),
+            (
+                "*[a",
+                "the pattern has a \"[\" without \"]\" (write \"\\[\")",
+            ),
+            (
+                "(*)",
+                "the pattern has a wildcard right before \")\" (write \"\\)\")",
+            ),
+            (
+                "*|a",
+                "the pattern has a wildcard right before \"|\" (write \"\\|\")",
+            ),
+            (
+                "a?]",
+                "the pattern has a wildcard right before \"]\" (write \"\\]\")",
+            ),
+            ("[z-a]", "the pattern has a range out of order in a class"),
+            (
+                "[]a]",
+                "the pattern has a class that starts with \"]\" (write \"\\]\")",
+            ),
+            ("[\\d]", "the pattern has the escape \"\\d\" in a class"),
+            ("[a\\-z]", "the pattern has the escape \"\\-\" in a class"),
+            (
+                "\\@(a)",
+                "the pattern has a \"\\@\" (write \"@\" or \"[@]\")",
+            ),
+        ] {
+            let refused = Glob::parse(pattern).map(|_| ()).unwrap_err();
+            assert_eq!(refused.to_string(), error, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_that_expands_to_too_much_is_refused() {
+        let nested = "{a,".repeat(1000) + &"}".repeat(1000);
+        let stray = "{a}".to_owned() + &"}".repeat(3000) + ",z}";
+        let globstars = "**/a/".repeat(40);
+        for pattern in [
+            &*"{a,b}".repeat(10),
+            &*"{a,b}".repeat(800),
+            "{1..1001}",
+            "{1..999999999999999}",
+            "{1..9999999999999999999}",
+            "{0000000000000000001..2}",
+            &nested,
+            &stray,
+            &globstars,
+            &*"*a".repeat(2048),
+            &*"a".repeat(4097),
+            &*"{".repeat(10_000),
+        ] {
+            assert_eq!(
+                Glob::parse(pattern).map(|_| ()),
+                Err(GlobError::TooLarge),
+                "{pattern}"
+            );
+        }
+        assert!(Glob::parse("{1..1000}").is_ok());
+        assert!(Glob::parse(&"{a..a}".repeat(600)).is_ok());
+        assert!(Glob::parse(&"{".repeat(4096)).is_ok());
+    }
+
+    #[test]
+    fn the_longest_value_takes_one_pass() {
+        let value = "a/".repeat(1 << 13);
+        let long = "a".repeat(1 << 14);
+        for pattern in [
+            &*"**/*a/".repeat(30),
+            "**/*a*a*a*b",
+            &*"*a".repeat(100),
+            "+(a|aa)b",
+        ] {
+            let glob = Glob::parse(pattern).unwrap();
+            assert!(!glob.matches(&format!("{value}b")), "{pattern}");
+            assert!(!glob.matches(&format!("{long}c")), "{pattern}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_pattern_is_read_without_panic(
+            pattern in "[ab*?+@!(|)\\[\\]{},./\\\\0-9^$#é😀\n-]{0,24}",
+            value in "[ab./é😀\n]{0,16}",
+        ) {
+            if let Ok(glob) = Glob::parse(&pattern) {
+                glob.matches(&value);
+            }
+        }
+
+        #[test]
+        fn an_escaped_value_matches_itself_alone(value in "[a*?+!(|)\\[\\]{},.$é😀-]{1,12}", other: String) {
+            let escaped: String = value.chars().flat_map(|c| ['\\', c]).collect();
+            let glob = Glob::parse(&escaped).unwrap();
+            prop_assert!(glob.matches(&value));
+            let is_the_same = other == value || other.strip_suffix('/') == Some(&value);
+            prop_assert_eq!(glob.matches(&other), is_the_same);
+        }
     }
 }

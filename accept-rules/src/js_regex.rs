@@ -393,14 +393,138 @@ pub(crate) fn spelled_range(first: u16, last: u16) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
+    #[track_caller]
+    fn assert_matches(source: &str, yes: &[&str], no: &[&str]) {
+        let regex = JsRegex::parse(source).unwrap_or_else(|error| panic!("{source}: {error}"));
+        for text in yes {
+            assert!(regex.is_match(text), "{source} should match {text:?}");
+        }
+        for text in no {
+            assert!(!regex.is_match(text), "{source} should not match {text:?}");
+        }
+    }
+
     #[test]
-    fn the_two_dialects_differ_in_what_a_dot_is() {
+    fn an_expression_matches_anywhere_unless_it_is_anchored() {
+        assert_matches("b+", &["abbc"], &["ac", ""]);
+        assert_matches(
+            "^(?:open|(closed))$",
+            &["open", "closed"],
+            &["opened", "open\n", "x\nopen"],
+        );
+    }
+
+    #[test]
+    fn sets_are_those_of_javascript() {
+        assert_matches("^\\d$", &["1"], &["٣"]);
+        assert_matches("^\\w$", &["a", "_"], &["é", "\u{212a}"]);
+        assert_matches(
+            "^[\\s]$",
+            &[" ", "\u{a0}", "\u{feff}", "\u{2028}"],
+            &["\u{85}", "\u{180e}"],
+        );
+        assert_matches(
+            "^.$",
+            &["a", "\u{85}"],
+            &["\n", "\r", "\u{2028}", "\u{2029}"],
+        );
+        assert_matches("a\\b", &["aé", "a"], &["ab"]);
+        assert_matches("^[\\b]$", &["\u{8}"], &["b"]);
+        assert_matches("k", &["k"], &["K", "\u{212a}"]);
+    }
+
+    #[test]
+    fn a_character_beyond_the_basic_plane_is_two_units() {
+        assert_matches("^..$", &["😀"], &["é", "😀😀"]);
+        assert_matches("^[😀]+$", &["😀"], &["😁", "é"]);
+        assert_matches("\\ud83d", &["😀"], &["é"]);
+        assert_matches("^[a-\\uffff]+$", &["😀é\u{ffff}"], &["A"]);
+    }
+
+    #[test]
+    fn what_has_no_counterpart_is_refused_by_name() {
+        for (source, error) in [
+            ("a(?=b)", "the expression has the look-ahead \"(?=\""),
+            ("a(?!b)", "the expression has the look-ahead \"(?!\""),
+            ("(?<=a)b", "the expression has the look-behind \"(?<=\""),
+            ("(?<!a)b", "the expression has the look-behind \"(?<!\""),
+            (
+                "(?<n>a)",
+                "the expression has a named group (write \"(?:\")",
+            ),
+            ("(?i:a)", "the expression has a \"(?\" that starts no group"),
+            ("(a)\\1", "the expression has the backreference \"\\1\""),
+            ("\\k<n>", "the expression has the escape \"\\k\""),
+            ("\\Ba", "the expression has the escape \"\\B\""),
+            (
+                "\\u{61}",
+                "the expression has a \"\\u\" without four hexadecimal digits",
+            ),
+            ("(a", "the expression has a \"(\" without \")\""),
+            ("a)", "the expression has a \")\" without \"(\""),
+            ("^*", "the expression has nothing to repeat before \"*\""),
+            (
+                "a{",
+                "the expression has a \"{\" that starts no repetition (write \"\\{\")",
+            ),
+            ("[]", "the expression has an empty class \"[]\""),
+            (
+                "[\\w-z]",
+                "the expression has a range from or to a set in a class (write \"\\-\")",
+            ),
+            (
+                "[z-a]",
+                "the expression has a range out of order in a class",
+            ),
+            (
+                "a{1000}{2}",
+                "the expression has nothing to repeat before \"{2}\"",
+            ),
+            (
+                "(a{999}){999}",
+                "the expression is too large: use fewer repetitions",
+            ),
+            (
+                "a{2,1}",
+                "the expression cannot be compiled: invalid repetition count range, the start must be \
+                 <= the end",
+            ),
+        ] {
+            let refused = JsRegex::parse(source).map(|_| ()).unwrap_err();
+            assert_eq!(refused.to_string(), error, "{source}");
+        }
+        assert!(JsRegex::parse(&"(".repeat(100_000)).is_err());
+        let nested = "(".repeat(100_000) + &")".repeat(100_000);
+        assert!(JsRegex::parse(&nested).is_err());
+    }
+
+    #[test]
+    fn an_expression_that_backtracks_elsewhere_takes_linear_time() {
+        let regex = JsRegex::parse("^(a+)+$").unwrap();
+        assert!(!regex.is_match(&("a".repeat(1 << 20) + "b")));
+    }
+
+    #[test]
+    fn the_two_dialects_differ_in_sets_and_groups() {
         assert_eq!(translate("a.", Dialect::PathGroup), Ok("a.".to_owned()));
         assert_eq!(
             translate("a.", Dialect::Text),
             Ok(r"a[^\n\r\u{2028}\u{2029}]".to_owned())
         );
+        assert!(translate("(a)", Dialect::PathGroup).is_err());
+        assert!(translate("(a)", Dialect::Text).is_ok());
+    }
+
+    proptest! {
+        #[test]
+        fn any_expression_is_read_without_panic(source in "[ -~é😀\n]{0,24}", text: String) {
+            if let Ok(regex) = JsRegex::parse(&source) {
+                regex.is_match(&text);
+            }
+        }
     }
 }

@@ -240,6 +240,8 @@ fn decode_text(raw: &str) -> Option<Cow<'_, str>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn value<'a>(raw: &'a str, name: &str) -> QueryValue<'a> {
@@ -375,5 +377,51 @@ mod tests {
         assert_eq!(refused("a[b][c][d][e][f]=x"), None);
         assert_eq!(refused("a[b][c][d][e][f][g]=x"), Some(QueryError::TooDeep));
         assert_eq!(refused("a%ff=x"), Some(QueryError::NameNotUtf8));
+    }
+
+    #[test]
+    fn the_longest_query_is_read_in_linear_time() {
+        for piece in [
+            "&", "a&", "a[", "%5B", ";", "a;", "]=", "=", "+", "%00", "a=1;",
+        ] {
+            let raw = piece.repeat((1 << 14) / piece.len());
+            if let Ok(query) = Query::read(&raw) {
+                query.value("path");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_query_is_read_without_panic(raw in "[!-~]{0,48}", name: String) {
+            if let Ok(query) = Query::read(&raw) {
+                query.value(&name);
+            }
+        }
+
+        #[test]
+        fn an_escaped_value_is_found_as_it_was(value: String) {
+            prop_assume!(!value.contains('\0'));
+            let escaped: String = value.bytes().map(|byte| format!("%{byte:02X}")).collect();
+            let raw = format!("a=1&path={escaped}&b");
+            prop_assert_eq!(Query::read(&raw).unwrap().value("path"), text(&value));
+        }
+
+        #[test]
+        fn more_parameters_never_make_a_value_certain(
+            raw in "([ab.;=&\\[\\]+]|%61|%5B){0,12}",
+            more in "([ab.;=&\\[\\]+]|%61|%5B){0,12}",
+        ) {
+            let longer = format!("{raw}&{more}");
+            if let (Ok(before), Ok(after)) = (Query::read(&raw), Query::read(&longer)) {
+                let (before, after) = (before.value("a"), after.value("a"));
+                let is_kept = match &before {
+                    QueryValue::Absent => true,
+                    QueryValue::Text(_) => after == before || after == QueryValue::Ambiguous,
+                    QueryValue::Ambiguous => after == QueryValue::Ambiguous,
+                };
+                prop_assert!(is_kept, "{:?}, then {:?}", before, after);
+            }
+        }
     }
 }

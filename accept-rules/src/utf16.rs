@@ -53,3 +53,35 @@ pub(crate) fn spell_range(first: u16, last: u16) -> impl Iterator<Item = (char, 
     .into_iter()
     .flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_text_of_the_basic_plane_is_not_copied() {
+        assert!(matches!(spell("aé\u{ffff}"), Cow::Borrowed("aé\u{ffff}")));
+        assert_eq!(spell("😀").chars().count(), 2);
+    }
+
+    #[test]
+    fn a_range_over_the_surrogates_is_in_three_parts() {
+        let parts: Vec<_> = spell_range(0x61, 0xffff).collect();
+        let [(a, b), (c, d), (e, f)] = parts.as_slice() else {
+            panic!("{parts:?}");
+        };
+        assert_eq!([*a, *b, *e, *f], ['a', '\u{d7ff}', '\u{e000}', '\u{ffff}']);
+        assert_eq!([*c, *d], ['\u{10f800}', '\u{10ffff}']);
+        assert_eq!(spell_range(0x62, 0x61).count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn a_spelled_text_has_the_units_of_the_text(text: String) {
+            let units: Vec<_> = spell(&text).chars().map(unit).collect();
+            prop_assert_eq!(units, text.encode_utf16().collect::<Vec<_>>());
+        }
+    }
+}
