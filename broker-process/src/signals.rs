@@ -1,4 +1,4 @@
-//! How a process is asked to end.
+//! How a process is asked to end, and to read its files again.
 
 use std::io;
 use std::process;
@@ -56,6 +56,31 @@ impl Shutdown {
     }
 }
 
+/// SIGHUP: asks for files to be read again.
+#[derive(Debug)]
+pub struct Hangup(Signal);
+
+impl Hangup {
+    /// Takes over the signal; from here on it no longer ends the process.
+    ///
+    /// # Errors
+    /// If the system refuses the handler.
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Calls `act` each time the signal comes, while `work` runs to its end.
+    pub async fn during<T>(mut self, act: impl Fn(), work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                output = &mut work => return output,
+                _ = self.0.recv() => act(),
+            }
+        }
+    }
+}
+
 /// Resolves when the process has been asked to end.
 #[derive(Debug)]
 pub struct Requested(oneshot::Receiver<()>);
@@ -75,21 +100,43 @@ impl Future for Requested {
 mod tests {
     use super::*;
 
+    fn send(signal: &str) {
+        let status = process::Command::new("sh")
+            .args([
+                "-c",
+                "kill \"$0\" \"$1\"",
+                signal,
+                &process::id().to_string(),
+            ])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
     #[tokio::test]
     async fn the_first_signal_lets_the_work_finish() {
         let shutdown = Shutdown::listen().unwrap();
         let outcome = shutdown
             .run(|requested| async {
-                let status = process::Command::new("sh")
-                    .args(["-c", "kill -TERM \"$0\"", &process::id().to_string()])
-                    .status()
-                    .unwrap();
-                assert!(status.success());
+                send("-TERM");
                 requested.await;
                 tokio::task::yield_now().await;
                 "finished"
             })
             .await;
+        assert_eq!(outcome, "finished");
+    }
+
+    #[tokio::test]
+    async fn a_hangup_is_acted_on_while_the_work_goes_on() {
+        let acted = tokio::sync::Notify::new();
+        let work = async {
+            send("-HUP");
+            acted.notified().await;
+            "finished"
+        };
+        let hangup = Hangup::listen().unwrap();
+        let outcome = hangup.during(|| acted.notify_one(), work).await;
         assert_eq!(outcome, "finished");
     }
 
