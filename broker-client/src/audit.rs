@@ -26,6 +26,7 @@ use std::time::{Duration, SystemTime};
 
 use accept_rules::{Allowed, Denied, Origin, TargetError};
 use broker_protocol::{AgentName, TenantId};
+use serde::Serialize;
 use tokio::sync::mpsc::{self, OwnedPermit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
@@ -36,7 +37,7 @@ use self::record::{DecisionFields, DecisionRecord, Identity, OutcomeRecord, Verd
 use self::writer::Entry;
 
 pub use self::chain::{ChainError, ChainSummary, verify_lines};
-pub use self::record::{ConnectionStart, Ended, Outcome};
+pub use self::record::{ConnectionStart, Ended, Outcome, RulesLoaded, RulesRefused};
 pub use self::writer::AuditWriter;
 
 /// Exchanges that may be in flight at once: 16 tunnels of 256 streams each, the most that one agent
@@ -260,19 +261,53 @@ impl AuditLog {
         self.deny(fields, context).await
     }
 
+    /// Records that another accept file decides; the rules take over only after that.
+    ///
+    /// # Errors
+    /// [`AuditUnavailable`] where the record could not be written.
+    pub async fn record_rules_loaded(
+        &self,
+        loaded: RulesLoaded<'_>,
+    ) -> Result<(), AuditUnavailable> {
+        self.rules("rules-loaded", loaded).await
+    }
+
+    /// Records that an accept file is wrong, and the one before goes on to decide.
+    ///
+    /// # Errors
+    /// [`AuditUnavailable`] where the record could not be written.
+    pub async fn record_rules_refused(
+        &self,
+        refused: RulesRefused<'_>,
+    ) -> Result<(), AuditUnavailable> {
+        self.rules("rules-refused", refused).await
+    }
+
+    /// Without a deadline: no request waits for it, and given up too early, it might still be written.
+    async fn rules(
+        &self,
+        kind: &'static str,
+        record: impl Serialize,
+    ) -> Result<(), AuditUnavailable> {
+        let line = self.identity.line(kind, SystemTime::now(), record);
+        self.alone(line).await.unwrap_or_else(|| Err(self.closed()))
+    }
+
     async fn deny(
         &self,
         fields: DecisionFields<'_>,
         context: &DecisionContext,
     ) -> Result<(), AuditUnavailable> {
         let line = self.decision(fields, context);
-        let written = self.in_time(async {
-            let (written, answer) = oneshot::channel();
-            let entry = Entry::Deny { line, written };
-            self.queue.send(entry).await.ok()?;
-            answer.await.ok()
-        });
-        written.await?
+        self.in_time(self.alone(line)).await?
+    }
+
+    /// The writer's answer to a line that no outcome follows; `None` where the log is closed.
+    async fn alone(&self, line: Vec<u8>) -> Option<Result<(), AuditUnavailable>> {
+        let (written, answer) = oneshot::channel();
+        let entry = Entry::Alone { line, written };
+        self.queue.send(entry).await.ok()?;
+        answer.await.ok()
     }
 
     fn decision(&self, fields: DecisionFields<'_>, context: &DecisionContext) -> Vec<u8> {
@@ -287,9 +322,13 @@ impl AuditLog {
     ) -> Result<T, AuditUnavailable> {
         match timeout(DEADLINE, answer).await {
             Ok(Some(answer)) => Ok(answer),
-            Ok(None) => Err(self.position.unavailable("closed, the agent is stopping")),
+            Ok(None) => Err(self.closed()),
             Err(_) => Err(self.position.unavailable("no write ended within 5 s")),
         }
+    }
+
+    fn closed(&self) -> AuditUnavailable {
+        self.position.unavailable("closed, the agent is stopping")
     }
 }
 

@@ -1,5 +1,6 @@
 //! `AUDIT.md` shows lines as the code writes them, and explains every field.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use accept_rules::RequestTarget;
@@ -12,11 +13,15 @@ use super::DecisionContext;
 use super::chain::{Chain, verify_lines};
 use super::record::{
     ConnectionStart, DecisionFields, DecisionRecord, Ended, Identity, Outcome, OutcomeRecord,
-    RecoveredRecord, ReopenedRecord, StartRecord, StopRecord, Verdict, refused_target,
+    RecoveredRecord, ReopenedRecord, RulesLoaded, RulesRefused, StartRecord, StopRecord, Verdict,
+    refused_target,
 };
 use super::sink::Found;
 
 const AUDIT_MD: &str = include_str!("../../AUDIT.md");
+
+const ACCEPT_SHA256: &str = "8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4";
+const NEW_ACCEPT_SHA256: &str = "5c1d9e7a3b2f4e6d8c0a1b3d5f7e9c2a4b6d8f0e1c3a5b7d9f2e4c6a8b0d1f35";
 
 /// Writes one process's lines, a second apart.
 struct Example {
@@ -27,13 +32,11 @@ struct Example {
 }
 
 impl Example {
-    fn run(&mut self, run_id: &str) {
+    fn run(&mut self, run_id: &str, accept_sha256: &str) {
         self.identity.run_id = run_id.to_owned();
         let connections = [ConnectionStart {
             agent: "sonarqube".parse().unwrap(),
-            accept_sha256: Some(
-                "8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4".to_owned(),
-            ),
+            accept_sha256: Some(accept_sha256.to_owned()),
         }];
         let new_chain = self.chain.is_new();
         self.add(
@@ -76,7 +79,7 @@ fn examples() -> (String, String) {
         time: humantime::parse_rfc3339("2026-11-24T12:00:00Z").unwrap(),
         lines: Vec::new(),
     };
-    example.run("3f0c5ac0-5a43-4b07-9cb1-0b8a1e2f6f10");
+    example.run("3f0c5ac0-5a43-4b07-9cb1-0b8a1e2f6f10", ACCEPT_SHA256);
 
     let target = RequestTarget::new(&Method::GET, "/api/issues/search?p=2&ps=50").unwrap();
     let allowed = DecisionFields {
@@ -121,11 +124,30 @@ fn examples() -> (String, String) {
     };
     let third = context("c0ffee00a1b24c3d8e9f0a1b2c3d4e5f");
     example.add("decision", DecisionRecord::new(refused, &third));
+
+    let (agent, path) = (third.agent, Path::new("/etc/broker/accept.json"));
+    let refused = RulesRefused {
+        agent: &agent,
+        path,
+        sha256: Some("0a1e8f4f2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6"),
+        error: "private[3]: unknown method \"GTE\" (did you mean \"GET\"?)",
+        in_force_sha256: Some(ACCEPT_SHA256),
+    };
+    example.add("rules-refused", refused);
+    let loaded = RulesLoaded {
+        agent: &agent,
+        path,
+        sha256: NEW_ACCEPT_SHA256,
+        private_rules: 4,
+        public_rules: 0,
+        previous_sha256: Some(ACCEPT_SHA256),
+    };
+    example.add("rules-loaded", loaded);
     example.add("stop", StopRecord {});
     let orderly = example.text().to_owned();
 
     example.lines.clear();
-    let torn = br#"{"v":1,"seq":7,"prev":"5c"#;
+    let torn = br#"{"v":1,"seq":9,"prev":"5c"#;
     example.chain.adopt(torn);
     example.lines.extend_from_slice(torn);
     let torn = example.chain.close_open_line(&mut example.lines).unwrap();
@@ -135,7 +157,7 @@ fn examples() -> (String, String) {
     };
     example.identity.run_id = "b1f7c2de-93a4-4c55-8d0e-6a7b8c9d0e1f".to_owned();
     example.add("recovered", recovered);
-    example.run("b1f7c2de-93a4-4c55-8d0e-6a7b8c9d0e1f");
+    example.run("b1f7c2de-93a4-4c55-8d0e-6a7b8c9d0e1f", NEW_ACCEPT_SHA256);
     example.add(
         "reopened",
         ReopenedRecord {
@@ -155,7 +177,7 @@ fn the_document_shows_lines_as_they_are_written() {
         );
     }
     let all = orderly + &after_failure;
-    assert_eq!(verify_lines(all.as_bytes()).unwrap().last_seq, 9);
+    assert_eq!(verify_lines(all.as_bytes()).unwrap().last_seq, 11);
 }
 
 #[test]

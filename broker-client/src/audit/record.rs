@@ -1,5 +1,6 @@
 //! The lines' fields, all but the three that make the chain.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +16,9 @@ const REFUSED_TARGET: usize = 2 * 1024;
 
 /// Longest recorded method, caller and request id, in bytes; they come from the server.
 const SHORT_TEXT: usize = 128;
+
+/// Longest recorded error of an accept file, in bytes; it may quote the file.
+const RULES_ERROR: usize = 512;
 
 /// What stands in every line of one process.
 #[derive(Debug)]
@@ -74,6 +78,43 @@ pub(super) struct StartRecord<'a> {
     pub(super) connections: &'a [ConnectionStart],
     /// The chain begins here: there was no file, or an empty one.
     pub(super) new_chain: bool,
+}
+
+/// `rules-loaded`: another accept file decides from here on.
+#[derive(Debug, Serialize)]
+pub struct RulesLoaded<'a> {
+    /// The agent whose file it is.
+    #[serde(serialize_with = "as_text")]
+    pub agent: &'a AgentName,
+    /// The file.
+    #[serde(serialize_with = "shown")]
+    pub path: &'a Path,
+    /// SHA-256 of its bytes, in hex.
+    pub sha256: &'a str,
+    /// Number of `private` rules.
+    pub private_rules: usize,
+    /// Number of `public` rules.
+    pub public_rules: usize,
+    /// SHA-256 of the file that decided until now, in hex.
+    pub previous_sha256: Option<&'a str>,
+}
+
+/// `rules-refused`: the accept file is not what decides, and cannot be.
+#[derive(Debug, Serialize)]
+pub struct RulesRefused<'a> {
+    /// The agent whose file it is.
+    #[serde(serialize_with = "as_text")]
+    pub agent: &'a AgentName,
+    /// The file.
+    #[serde(serialize_with = "shown")]
+    pub path: &'a Path,
+    /// SHA-256 of its bytes, in hex; `None` where it cannot be read.
+    pub sha256: Option<&'a str>,
+    /// The first thing that is wrong with it; recorded up to 512 bytes.
+    #[serde(serialize_with = "rules_error")]
+    pub error: &'a str,
+    /// SHA-256 of the file that goes on to decide, in hex.
+    pub in_force_sha256: Option<&'a str>,
 }
 
 /// `stop`: a process ended in order, every outcome is written.
@@ -328,6 +369,14 @@ fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::
 
 fn as_text<S: Serializer>(name: &AgentName, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(name.as_str())
+}
+
+fn shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
+fn rules_error<S: Serializer>(error: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(cut(error, RULES_ERROR))
 }
 
 fn code<S: Serializer>(code: &Option<ErrorCode>, serializer: S) -> Result<S::Ok, S::Error> {

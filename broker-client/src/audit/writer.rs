@@ -35,7 +35,8 @@ pub(super) enum Entry {
         slot: OutcomeSlot,
         written: oneshot::Sender<Result<OutcomeSlot, AuditUnavailable>>,
     },
-    Deny {
+    /// A line that no outcome follows.
+    Alone {
         line: Vec<u8>,
         written: oneshot::Sender<Result<(), AuditUnavailable>>,
     },
@@ -49,7 +50,7 @@ pub(super) enum Entry {
 impl Entry {
     fn line(&self) -> Option<&[u8]> {
         match self {
-            Self::Allow { line, .. } | Self::Deny { line, .. } | Self::Outcome { line } => {
+            Self::Allow { line, .. } | Self::Alone { line, .. } | Self::Outcome { line } => {
                 Some(line)
             }
             Self::Close => None,
@@ -62,7 +63,7 @@ impl Entry {
                 // Without a receiver the slot comes back in the error and is dropped: see above.
                 drop(written.send(Ok(slot)));
             }
-            Self::Deny { written, .. } => drop(written.send(Ok(()))),
+            Self::Alone { written, .. } => drop(written.send(Ok(()))),
             Self::Outcome { .. } | Self::Close => {}
         }
     }
@@ -75,7 +76,7 @@ impl Entry {
                 drop(written.send(Err(why.clone())));
                 None
             }
-            Self::Deny { written, .. } => {
+            Self::Alone { written, .. } => {
                 drop(written.send(Err(why.clone())));
                 None
             }
@@ -424,7 +425,7 @@ mod tests {
         for id in 0..1000 {
             let (written, answer) = oneshot::channel();
             answers.push(answer);
-            batch.push(Entry::Deny {
+            batch.push(Entry::Alone {
                 line: line("decision", id),
                 written,
             });
