@@ -27,7 +27,8 @@ use crate::dial::{DialError, Dialer, Dialled};
 use crate::exchange::Exchange;
 use crate::instance::{Instance, InstanceError};
 use crate::local;
-use crate::rules::{Rules, RulesError};
+use crate::reload::{self, ReloadHandle, Reloader};
+use crate::rules::{Rules, RulesError, RulesInForce};
 use crate::status::{About, StatusBoard};
 
 /// A tunnel that lived so long was a good one: the next dial begins with the shortest wait.
@@ -70,8 +71,9 @@ pub enum AgentError {
 
 /// An agent whose settings and rules are all good, and which has neither dialled nor listened yet.
 pub struct Agent {
-    config: Config,
-    rules: Arc<Rules>,
+    config: Arc<Config>,
+    rules: RulesInForce,
+    reloader: Reloader,
     dialer: Dialer,
     instance: Instance,
     audit: AuditLog,
@@ -115,29 +117,24 @@ impl Agent {
         };
         let servers = vec![config.server.to_string(); config.tunnel.count.into()];
         let board = StatusBoard::new(about, servers, audit.position());
-        let path = source.map(|source| source.path.display().to_string());
-        let sha256 = source.map(|source| source.sha256.as_str());
-        board.rules_loaded(path.as_deref(), sha256, rules.set.len(), rules.public_rules);
-        let warnings = config
-            .warnings
-            .iter()
-            .chain(&rules.warnings)
-            .map(String::as_str);
+        let warnings = config.warnings.iter().map(String::as_str);
         for warning in warnings.chain(instance.warning()) {
             tracing::warn!("{warning}");
             board.warn(warning);
         }
-        tracing::info!(
-            accept = path,
-            sha256,
-            private = rules.set.len(),
-            public = rules.public_rules,
-            "rules in force"
+        reload::announce(&rules, &board);
+        let config = Arc::new(config);
+        let rules = RulesInForce::new(rules);
+        let reloader = Reloader::new(
+            Arc::clone(&config),
+            rules.clone(),
+            audit.clone(),
+            board.clone(),
         );
-        let rules = Arc::new(rules);
         Ok(Self {
             config,
             rules,
+            reloader,
             dialer,
             instance,
             audit,
@@ -153,6 +150,12 @@ impl Agent {
         self.board.clone()
     }
 
+    /// Asks the running agent to read its accept file now.
+    #[must_use]
+    pub fn reload_handle(&self) -> ReloadHandle {
+        self.reloader.handle()
+    }
+
     /// Keeps the tunnels and serves the local port until `shutdown`; then takes no new request, lets what is in
     /// flight finish within the drain time-out, cuts the rest, and flushes the audit log.
     ///
@@ -166,6 +169,7 @@ impl Agent {
         let Self {
             config,
             rules,
+            reloader,
             dialer,
             instance,
             audit,
@@ -188,6 +192,7 @@ impl Agent {
         if let Some(control) = control {
             drop(locals.spawn(control.run(board.clone(), stop_local.clone())));
         }
+        drop(locals.spawn(reloader.run(stop.clone())));
         let tunnels = Arc::new(Tunnels {
             config,
             rules,
@@ -232,8 +237,8 @@ impl Agent {
 
 /// What all tunnels of one agent share.
 struct Tunnels {
-    config: Config,
-    rules: Arc<Rules>,
+    config: Arc<Config>,
+    rules: RulesInForce,
     dialer: Dialer,
     audit: AuditLog,
     board: StatusBoard,
@@ -326,7 +331,7 @@ impl Tunnels {
         let exchange = Arc::new(Exchange {
             agent: self.config.agent.clone(),
             tenant: server.tenant,
-            rules: Arc::clone(&self.rules),
+            rules: self.rules.clone(),
             audit: self.audit.clone(),
             board: self.board.clone(),
         });

@@ -1,7 +1,6 @@
 //! One request, end to end. [`Exchange::run`] is the agent's one path, in order: headers, target, decision, record,
 //! credential, origin, outcome. Read this first.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use accept_rules::{Allowed, Decision, Denied, Request as Question, RequestTarget, TargetError};
@@ -19,7 +18,7 @@ use crate::audit::{
 };
 use crate::location;
 use crate::origin::{OriginError, Outgoing};
-use crate::rules::{Route, Rules};
+use crate::rules::{Route, Rules, RulesInForce};
 use crate::status::StatusBoard;
 use crate::upload::UploadBody;
 
@@ -30,7 +29,7 @@ const MAX_REQUEST_ID: usize = 64;
 pub(crate) struct Exchange {
     pub(crate) agent: AgentName,
     pub(crate) tenant: TenantId,
-    pub(crate) rules: Arc<Rules>,
+    pub(crate) rules: RulesInForce,
     pub(crate) audit: AuditLog,
     pub(crate) board: StatusBoard,
 }
@@ -49,9 +48,14 @@ impl Exchange {
         let (context, caller) = self.take_context(&mut parts.headers);
         let removed = hop::remove_from_request(&mut parts.headers);
 
-        let recorded = self.judge(parts, caller, &context).await;
+        // The same for decision and route, whatever takes over meanwhile.
+        let rules = self.rules.now();
+        let recorded = self.judge(&rules, parts, caller, &context).await;
         match recorded {
-            Ok(recorded) => self.forward(recorded, removed, body, &context).await,
+            Ok(recorded) => {
+                self.forward(&rules, recorded, removed, body, &context)
+                    .await
+            }
             Err(refusal) => self.refuse(refusal, &context),
         }
     }
@@ -77,6 +81,7 @@ impl Exchange {
     /// Decides, and puts the decision on record: only then is there anything that can be sent.
     async fn judge(
         &self,
+        rules: &Rules,
         parts: Parts,
         caller: String,
         context: &DecisionContext,
@@ -99,10 +104,9 @@ impl Exchange {
             caller: caller.into(),
             now: SystemTime::now(),
         };
-        match self.rules.set.decide(question) {
+        match rules.set.decide(question) {
             Decision::Allow(allowed) => {
-                let route = self
-                    .rules
+                let route = rules
                     .route(allowed.rule())
                     .expect("every rule of a set has its route");
                 let recorded = self
@@ -161,14 +165,14 @@ impl Exchange {
     /// Injects the credential, sends the request, and gives back the origin's answer.
     async fn forward(
         &self,
+        rules: &Rules,
         recorded: Recorded<Allowed>,
         removed: Removed,
         body: Incoming,
         context: &DecisionContext,
     ) -> Response<AnswerBody> {
         let allowed = recorded.get();
-        let route = self
-            .rules
+        let route = rules
             .route(allowed.rule())
             .expect("every rule of a set has its route");
         let query = allowed.target().query().map(str::to_owned);

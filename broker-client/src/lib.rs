@@ -3,6 +3,7 @@
 //!
 //! [`Agent`] is the whole of it; `exchange.rs` is one request end to end, to be read first.
 
+mod accept_file;
 pub mod agent;
 mod answer;
 pub mod audit;
@@ -16,6 +17,7 @@ pub mod instance;
 mod local;
 mod location;
 mod origin;
+pub mod reload;
 mod rules;
 pub mod status;
 mod upload;

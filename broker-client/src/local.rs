@@ -72,10 +72,12 @@ fn answer<B>(request: &Request<B>, healthcheck_path: &str, board: &StatusBoard) 
     answer_json(if ready { StatusCode::OK } else { down }, &body)
 }
 
-/// The body of the Snyk Broker's `/healthcheck`: one object per tunnel, alone if there is one.
+/// The body of the Snyk Broker's `/healthcheck`: one object per tunnel, alone if there is one. Since when the accept
+/// file is refused is told here, why is not: it may quote rules, and other machines reach this port.
 fn healthcheck(board: &StatusBoard) -> Value {
     let snapshot = board.snapshot();
     let version = snapshot.about.version;
+    let refused_since = snapshot.accept.refused.map(|refused| refused.time);
     let mut tunnels: Vec<_> = snapshot
         .tunnels
         .into_iter()
@@ -87,6 +89,7 @@ fn healthcheck(board: &StatusBoard) -> Value {
                 "brokerServerUrl": tunnel.server,
                 "version": version,
                 "transport": "websocket",
+                "rulesRefusedSince": refused_since,
             })
         })
         .collect();
@@ -258,10 +261,25 @@ mod tests {
                 "brokerServerUrl": "https://broker.example",
                 "version": "0.1.0",
                 "transport": "websocket",
+                "rulesRefusedSince": null,
             })
         };
         let two = body(ask(Method::GET, "/healthcheck", &board)).await;
         assert_eq!(two, json!([tunnel(true), tunnel(false)]));
+    }
+
+    #[tokio::test]
+    async fn a_refused_accept_file_shows_in_the_healthchecks_body_and_in_no_code() {
+        let board = board();
+        board.tunnel_connected(0, "n1");
+        board.rules_refused("private[0]: unknown method \"GTE\"");
+        for path in ["/livez", "/readyz", "/healthcheck"] {
+            assert_eq!(ask(Method::GET, path, &board).status(), 200, "{path}");
+        }
+        let tunnels = body(ask(Method::GET, "/healthcheck", &board)).await;
+        let refused = board.snapshot().accept.refused.unwrap();
+        assert_eq!(tunnels[0]["rulesRefusedSince"], refused.time);
+        assert!(!tunnels.to_string().contains("GTE"), "{tunnels}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use broker_process::bind::bind;
 use broker_process::exit::{self, Exit};
 use broker_process::logging;
 use broker_process::settings::{self, Environment};
-use broker_process::signals::Shutdown;
+use broker_process::signals::{Hangup, Shutdown};
 use broker_process::threads;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::runtime;
@@ -62,13 +62,15 @@ fn run(arguments: &ArgMatches) -> Result<(), Exit> {
 
 async fn serve(config: Config) -> Result<(), Exit> {
     let shutdown = Shutdown::listen().map_err(Exit::failure)?;
+    let hangup = Hangup::listen().map_err(Exit::failure)?;
     let listen = config.local_listen;
     let agent = Agent::new(config).map_err(Exit::usage)?;
     let local = bind(&LOCAL_LISTEN, listen).await.map_err(Exit::failure)?;
     let address = local.local_addr().map_err(Exit::failure)?;
     tracing::info!(local = %address, "listening");
+    let reload = agent.reload_handle();
     shutdown
-        .run(|requested| agent.run(local, requested))
+        .run(|requested| hangup.during(|| reload.now(), agent.run(local, requested)))
         .await
         .map_err(Exit::failure)
 }

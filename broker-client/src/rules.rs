@@ -1,20 +1,19 @@
-//! The accept file in force: the compiled rules, and for each where it leads and what it puts in.
+//! The rules in force: compiled from the accept file, and for each where it leads and what it puts in.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use accept_rules::{
-    EncodedSlash, List, MAX_FILE_LEN, Origin, Rule, RuleFile, RuleIndex, RuleSet, split_userinfo,
+    EncodedSlash, List, Origin, Rule, RuleFile, RuleIndex, RuleSet, split_userinfo,
 };
-use aws_lc_rs::digest;
 use broker_process::settings::nearest;
 use broker_process::tls::{self, ClientRoots, PostQuantum, TlsMin, TlsPolicy};
 use http::uri::{Authority, Scheme};
 
+use crate::accept_file::AcceptFile;
 use crate::config::{self, Accept, Config, Timeouts};
 use crate::credential::Credential;
 use crate::origin::OriginClient;
@@ -26,10 +25,36 @@ const ORIGIN_TLS: TlsPolicy = TlsPolicy {
 };
 
 /// Everything that is wrong with the accept file, or with what it refers to.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct RulesError {
     file: PathBuf,
+    sha256: Option<String>,
     problems: Vec<String>,
+}
+
+impl RulesError {
+    /// A file of which not all could be read.
+    pub(crate) fn unreadable(file: PathBuf, problem: String) -> Self {
+        Self {
+            file,
+            sha256: None,
+            problems: vec![problem],
+        }
+    }
+
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Of the file's bytes, in hexadecimal; `None` where not all could be read.
+    pub(crate) fn sha256(&self) -> Option<&str> {
+        self.sha256.as_deref()
+    }
+
+    /// At least one; none shows userinfo or the value of a variable.
+    pub(crate) fn problems(&self) -> &[String] {
+        &self.problems
+    }
 }
 
 impl fmt::Display for RulesError {
@@ -46,11 +71,32 @@ impl fmt::Display for RulesError {
 
 impl std::error::Error for RulesError {}
 
-/// The rules in force.
+/// The rules that decide now; clones show the same.
+#[derive(Clone)]
+pub(crate) struct RulesInForce(Arc<RwLock<Arc<Rules>>>);
+
+impl RulesInForce {
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(rules))))
+    }
+
+    /// The rules for one request, from its start to its end: they stay what they are when others take over.
+    pub(crate) fn now(&self) -> Arc<Rules> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Has `rules` decide every request that begins from now on.
+    pub(crate) fn replace(&self, rules: Arc<Rules>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = rules;
+    }
+}
+
+/// One accept file's rules.
 pub(crate) struct Rules {
     pub(crate) set: RuleSet,
     /// One for each rule of `set`, by its index.
     routes: Vec<Route>,
+    clients: Clients,
     /// Where they came from; none denies everything.
     pub(crate) source: Option<Source>,
     pub(crate) public_rules: usize,
@@ -74,23 +120,37 @@ pub(crate) struct Route {
 }
 
 impl Rules {
-    /// Reads the accept file, expands its variables and prepares a client for each origin.
+    /// The rules to start with.
     pub(crate) fn load(config: &Config) -> Result<Self, RulesError> {
-        let Accept::File(path) = &config.accept else {
-            return Ok(Self {
+        match &config.accept {
+            Accept::File(path) => Self::compile(config, &AcceptFile::read(path)?, None),
+            Accept::DenyAll => Ok(Self {
                 set: RuleSet::deny_all(),
                 routes: Vec::new(),
+                clients: Clients::default(),
                 source: None,
                 public_rules: 0,
                 warnings: vec!["no accept file: every request is denied (set ACCEPT)".into()],
-            });
-        };
+            }),
+        }
+    }
+
+    /// Reads what stands in `accept`, expands its variables and prepares a client for each origin. Where `previous` has
+    /// that client, it is taken over with its connections.
+    pub(crate) fn compile(
+        config: &Config,
+        accept: &AcceptFile,
+        previous: Option<&Self>,
+    ) -> Result<Self, RulesError> {
+        let path = accept.path.clone();
         let fail = |problems| RulesError {
             file: path.clone(),
+            sha256: Some(accept.sha256.clone()),
             problems,
         };
-        let text = read(path).map_err(|problem| fail(vec![problem]))?;
-        let file = RuleFile::parse(&text)
+        let text = str::from_utf8(&accept.bytes)
+            .map_err(|error| fail(vec![format!("is not UTF-8: {error}")]))?;
+        let file = RuleFile::parse(text)
             .map_err(|errors| fail(errors.to_string().lines().map(str::to_owned).collect()))?;
         let set = RuleSet::compile(&file, List::Private, |origin| {
             match origin_settings(config, origin).encoded_slash {
@@ -99,24 +159,31 @@ impl Rules {
             }
         });
         let mut problems = unused_origins(config, set.rules());
-        let routes = resolve(config, set.rules(), &mut problems);
+        let mut resolver = Resolver::new(config, previous.map(|rules| &rules.clients));
+        let routes = resolver.routes(set.rules(), &mut problems);
         if !problems.is_empty() {
             return Err(fail(problems));
         }
         Ok(Self {
             routes,
-            source: Some(Source {
-                path: path.clone(),
-                sha256: sha256_hex(text.as_bytes()),
-            }),
+            clients: resolver.clients,
             public_rules: file.rules(List::Public).len(),
             warnings: file
                 .warnings()
                 .iter()
                 .map(|warning| format!("{}: {warning}", path.display()))
                 .collect(),
+            source: Some(Source {
+                path,
+                sha256: accept.sha256.clone(),
+            }),
             set,
         })
+    }
+
+    /// Of the accept file, in hexadecimal; `None` where there is none.
+    pub(crate) fn sha256(&self) -> Option<&str> {
+        Some(self.source.as_ref()?.sha256.as_str())
     }
 
     /// Where a rule of this set leads.
@@ -125,18 +192,12 @@ impl Rules {
     }
 }
 
-fn read(path: &Path) -> Result<String, String> {
-    let mut text = String::new();
-    // One byte more than the limit, so that a file that is too long is seen to be.
-    let file = File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
-    file.take(MAX_FILE_LEN as u64 + 1)
-        .read_to_string(&mut text)
-        .map_err(|error| format!("cannot be read: {error}"))?;
-    Ok(text)
-}
-
-/// Settings for origins that no rule has: a typing error there would quietly lose what they say.
+/// Settings for origins that no rule has: a typing error there would quietly lose what they say. Where nothing may
+/// pass, nothing can be lost, and a file that takes all access away must not be refused.
 fn unused_origins(config: &Config, rules: &[Rule]) -> Vec<String> {
+    if rules.is_empty() {
+        return Vec::new();
+    }
     let written: Vec<&str> = rules
         .iter()
         .filter_map(|rule| Some(rule.origin()?.as_str()))
@@ -162,95 +223,106 @@ fn origin_settings(config: &Config, origin: &str) -> config::OriginSettings {
     config.origin(key.map_or(origin, String::as_str))
 }
 
-fn resolve(config: &Config, rules: &[Rule], problems: &mut Vec<String>) -> Vec<Route> {
-    let mut clients = Clients {
-        config,
-        tls: None,
-        by_origin: HashMap::new(),
-    };
-    let mut routes = Vec::with_capacity(rules.len());
-    for (index, rule) in rules.iter().enumerate() {
-        match route(config, rule, &mut clients) {
-            Ok(route) => routes.push(route),
-            Err(problem) => problems.push(format!("private[{index}]: {problem}")),
+/// HTTP towards origins: one client for each origin and connect time-out.
+#[derive(Default)]
+struct Clients {
+    tls: Option<Arc<rustls::ClientConfig>>,
+    by_origin: HashMap<(Scheme, Authority, Duration), OriginClient>,
+}
+
+/// Finds out where each rule leads, and collects the clients for that.
+struct Resolver<'r> {
+    config: &'r Config,
+    previous: Option<&'r Clients>,
+    clients: Clients,
+}
+
+impl<'r> Resolver<'r> {
+    fn new(config: &'r Config, previous: Option<&'r Clients>) -> Self {
+        let clients = Clients {
+            tls: previous.and_then(|clients| clients.tls.clone()),
+            by_origin: HashMap::new(),
+        };
+        Self {
+            config,
+            previous,
+            clients,
         }
     }
-    routes
-}
 
-fn route(config: &Config, rule: &Rule, clients: &mut Clients<'_>) -> Result<Route, String> {
-    let template = rule.origin().ok_or("a private rule has no origin")?;
-    let expanded = template.expand(|name| config.environment.get(name));
-    let expanded = expanded.map_err(|missing| format!("origin: {missing}"))?;
-    // A variable's value may bring userinfo of its own.
-    let (userinfo, bare) = split_userinfo(&expanded);
-    let origin = Origin::parse(&bare).map_err(|error| {
-        format!(
-            "{} once its variables are put in",
-            error.about(template.as_str())
-        )
-    })?;
-    let credential = match (rule.auth(), userinfo) {
-        (Some(auth), _) => Some(Credential::from_auth(auth, &config.environment)),
-        (None, Some(userinfo)) => Some(Credential::from_userinfo(userinfo)),
-        (None, None) => None,
-    };
-    let credential = credential
-        .transpose()
-        .map_err(|error| format!("auth: {error}"))?;
-    let timeouts = origin_settings(config, template.as_str()).timeouts;
-    let client = clients.of(&origin, timeouts)?;
-    Ok(Route {
-        origin,
-        credential,
-        timeouts,
-        client,
-    })
-}
+    fn routes(&mut self, rules: &[Rule], problems: &mut Vec<String>) -> Vec<Route> {
+        let mut routes = Vec::with_capacity(rules.len());
+        for (index, rule) in rules.iter().enumerate() {
+            match self.route(rule) {
+                Ok(route) => routes.push(route),
+                Err(problem) => problems.push(format!("private[{index}]: {problem}")),
+            }
+        }
+        routes
+    }
 
-/// One client for each origin and connect time-out.
-struct Clients<'c> {
-    config: &'c Config,
-    tls: Option<Arc<rustls::ClientConfig>>,
-    by_origin: HashMap<(Scheme, Authority, std::time::Duration), OriginClient>,
-}
+    fn route(&mut self, rule: &Rule) -> Result<Route, String> {
+        let environment = &self.config.environment;
+        let template = rule.origin().ok_or("a private rule has no origin")?;
+        let expanded = template.expand(|name| environment.get(name));
+        let expanded = expanded.map_err(|missing| format!("origin: {missing}"))?;
+        // A variable's value may bring userinfo of its own.
+        let (userinfo, bare) = split_userinfo(&expanded);
+        let origin = Origin::parse(&bare).map_err(|error| {
+            format!(
+                "{} once its variables are put in",
+                error.about(template.as_str())
+            )
+        })?;
+        let credential = match (rule.auth(), userinfo) {
+            (Some(auth), _) => Some(Credential::from_auth(auth, environment)),
+            (None, Some(userinfo)) => Some(Credential::from_userinfo(userinfo)),
+            (None, None) => None,
+        };
+        let credential = credential
+            .transpose()
+            .map_err(|error| format!("auth: {error}"))?;
+        let timeouts = origin_settings(self.config, template.as_str()).timeouts;
+        let client = self.client(&origin, timeouts)?;
+        Ok(Route {
+            origin,
+            credential,
+            timeouts,
+            client,
+        })
+    }
 
-impl Clients<'_> {
-    fn of(&mut self, origin: &Origin, timeouts: Timeouts) -> Result<OriginClient, String> {
+    fn client(&mut self, origin: &Origin, timeouts: Timeouts) -> Result<OriginClient, String> {
         let key = (
             origin.scheme().clone(),
             origin.authority().clone(),
             timeouts.connect,
         );
-        if let Some(client) = self.by_origin.get(&key) {
+        if let Some(client) = self.clients.by_origin.get(&key) {
             return Ok(client.clone());
         }
-        let tls = if *origin.scheme() == Scheme::HTTPS {
-            Some(self.tls()?)
-        } else {
-            None
+        let previous = self
+            .previous
+            .and_then(|clients| clients.by_origin.get(&key));
+        let client = match previous {
+            Some(client) => client.clone(),
+            None if key.0 == Scheme::HTTPS => {
+                OriginClient::new(Some(self.tls()?), timeouts.connect)
+            }
+            None => OriginClient::new(None, timeouts.connect),
         };
-        let client = OriginClient::new(tls, timeouts.connect);
-        self.by_origin.insert(key, client.clone());
+        self.clients.by_origin.insert(key, client.clone());
         Ok(client)
     }
 
     fn tls(&mut self) -> Result<Arc<rustls::ClientConfig>, String> {
-        if let Some(tls) = &self.tls {
+        if let Some(tls) = &self.clients.tls {
             return Ok(Arc::clone(tls));
         }
         let extra: Vec<PathBuf> = self.config.origin_ca_cert.iter().cloned().collect();
         let roots = ClientRoots::load(&extra).map_err(|error| error.to_string())?;
         let tls = tls::client_config(&roots, ORIGIN_TLS, &[]).map_err(|error| error.to_string())?;
-        self.tls = Some(Arc::clone(&tls));
+        self.clients.tls = Some(Arc::clone(&tls));
         Ok(tls)
     }
-}
-
-fn sha256_hex(bytes: &[u8]) -> String {
-    let sum = digest::digest(&digest::SHA256, bytes);
-    sum.as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }

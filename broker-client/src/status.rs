@@ -21,7 +21,7 @@ const TEXT: usize = 300;
 pub struct StatusBoard {
     audit: Arc<AuditPosition>,
     state: Arc<Mutex<State>>,
-    /// How many tunnels can take a request, for whoever waits for it.
+    /// How many tunnels can take a request, for whoever waits for it; told anew with each change but those of denials.
     connected: Arc<watch::Sender<usize>>,
 }
 
@@ -32,6 +32,8 @@ struct State {
     accept: AcceptFile,
     denials: VecDeque<Denial>,
     warnings: Vec<String>,
+    /// Those of the accept file in force; they go with it.
+    rules_warnings: Vec<String>,
 }
 
 /// Which process this is.
@@ -181,6 +183,7 @@ impl StatusBoard {
             accept: AcceptFile::default(),
             denials: VecDeque::with_capacity(DENIALS),
             warnings: Vec::new(),
+            rules_warnings: Vec::new(),
         };
         Self {
             audit,
@@ -216,15 +219,18 @@ impl StatusBoard {
         self.tunnel(slot, reason, |now| TunnelState::Closed { since: now });
     }
 
-    /// An accept file is in force from now on; without `path`, everything is denied.
+    /// An accept file is in force from now on, with what its operator should change; without `path`, everything is
+    /// denied.
     pub fn rules_loaded(
         &self,
         path: Option<&str>,
         sha256: Option<&str>,
         private_rules: usize,
         public_rules: usize,
+        warnings: &[String],
     ) {
-        self.state().accept = AcceptFile {
+        let mut state = self.state();
+        state.accept = AcceptFile {
             path: path.map(str::to_owned),
             sha256: sha256.map(str::to_owned),
             private_rules,
@@ -232,11 +238,20 @@ impl StatusBoard {
             loaded_at: Some(rfc3339(SystemTime::now())),
             refused: None,
         };
+        state.rules_warnings = warnings.to_vec();
+        self.tell();
     }
 
-    /// A newer accept file is wrong, the one before stays in force.
+    /// What the accept file holds now is not in force, the one before stays.
     pub fn rules_refused(&self, why: &str) {
         self.state().accept.refused = Some(noted(SystemTime::now(), why));
+        self.tell();
+    }
+
+    /// The accept file holds what is in force, again where it was refused before.
+    pub fn rules_unchanged(&self) {
+        self.state().accept.refused = None;
+        self.tell();
     }
 
     /// A request was denied.
@@ -261,6 +276,8 @@ impl StatusBoard {
         if !state.warnings.iter().any(|known| known == text) {
             state.warnings.push(text.to_owned());
         }
+        drop(state);
+        self.tell();
     }
 
     /// How many tunnels can take a request now.
@@ -276,10 +293,10 @@ impl StatusBoard {
         drop(connected.wait_for(|now| *now == count).await);
     }
 
-    /// Waits until the tunnels are such that `wanted` holds.
+    /// Waits until `wanted` holds; denials and the audit log wake nobody.
     pub async fn until(&self, wanted: impl Fn(&StatusSnapshot) -> bool) {
         let mut connected = self.connected.subscribe();
-        // Every change of a tunnel is told, also where the count stays; this board keeps the sender.
+        // Every other change is told, also where the count stays; this board keeps the sender.
         while !wanted(&self.snapshot()) && connected.changed().await.is_ok() {}
     }
 
@@ -300,7 +317,7 @@ impl StatusBoard {
             accept: state.accept.clone(),
             denials: state.denials.iter().cloned().collect(),
             audit,
-            warnings: state.warnings.clone(),
+            warnings: [state.warnings.as_slice(), &state.rules_warnings].concat(),
         }
     }
 
@@ -323,6 +340,11 @@ impl StatusBoard {
         let is_up = |tunnel: &&Tunnel| matches!(tunnel.state, TunnelState::Connected { .. });
         self.connected
             .send_replace(state.tunnels.iter().filter(is_up).count());
+    }
+
+    /// Wakes whoever waits for a change.
+    fn tell(&self) {
+        self.connected.send_modify(|_| {});
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -411,7 +433,7 @@ impl fmt::Display for StatusSnapshot {
         }
         if let Some(refused) = &self.accept.refused {
             let text = format!(
-                "a newer file is refused ({}): {}",
+                "the file as it is now is refused ({}): {}",
                 self.ago(&refused.time),
                 refused.text
             );
@@ -585,8 +607,34 @@ pub(crate) mod tests {
         let board = board();
         board.rules_refused("private[0]: unknown method");
         assert!(board.snapshot().accept.refused.is_some());
-        board.rules_loaded(Some("/etc/accept.json"), Some("ab"), 3, 0);
+        board.rules_loaded(Some("/etc/accept.json"), Some("ab"), 3, 0, &[]);
         assert!(board.snapshot().accept.refused.is_none());
+    }
+
+    #[test]
+    fn the_file_in_force_clears_what_was_refused_and_stays_as_it_was_loaded() {
+        let board = board();
+        board.rules_loaded(Some("/etc/accept.json"), Some("ab"), 3, 0, &[]);
+        let loaded = board.snapshot().accept;
+        board.rules_refused("private[0]: unknown method");
+        board.rules_unchanged();
+        assert_eq!(board.snapshot().accept, loaded);
+    }
+
+    #[test]
+    fn warnings_of_an_accept_file_go_with_it() {
+        let board = board();
+        board.warn("tls-min is 1.2");
+        board.rules_loaded(
+            Some("/etc/accept.json"),
+            Some("ab"),
+            1,
+            0,
+            &["old".to_owned()],
+        );
+        assert_eq!(board.snapshot().warnings, ["tls-min is 1.2", "old"]);
+        board.rules_loaded(Some("/etc/accept.json"), Some("cd"), 1, 0, &[]);
+        assert_eq!(board.snapshot().warnings, ["tls-min is 1.2"]);
     }
 
     #[test]

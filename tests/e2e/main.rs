@@ -16,6 +16,7 @@ mod hostile;
 mod lifecycle;
 mod promises;
 mod real_programs;
+mod reload;
 mod request;
 mod smuggling;
 mod streaming;

@@ -36,7 +36,7 @@ pub(super) const SECRET_FILE: Setting = Setting::new(
 pub(super) const ACCEPT: Setting = Setting::new(
     "connections[0].accept",
     "FILE",
-    "The rules; without it ./accept.json where that exists, else everything is denied",
+    "The rules; without it ./accept.json where that exists, else everything is denied; changes are taken up while the agent runs",
 )
 .flag("accept")
 .env(&["ACCEPT"]);

@@ -1,0 +1,71 @@
+//! The accept file on the disk: its bytes, read whole or not at all, and what tells cheaply that it may have changed.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use accept_rules::MAX_FILE_LEN;
+use aws_lc_rs::digest;
+
+use crate::rules::RulesError;
+
+/// An accept file as it was read.
+pub(crate) struct AcceptFile {
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: Vec<u8>,
+    /// Of the bytes, in hexadecimal.
+    pub(crate) sha256: String,
+}
+
+impl AcceptFile {
+    /// Reads all of it.
+    pub(crate) fn read(path: &Path) -> Result<Self, RulesError> {
+        let fail = |problem| RulesError::unreadable(path.to_owned(), problem);
+        let mut bytes = Vec::new();
+        File::open(path)
+            // One byte more than the limit, so that a file that is too long is seen to be.
+            .and_then(|file| file.take(MAX_FILE_LEN as u64 + 1).read_to_end(&mut bytes))
+            .map_err(|error| fail(format!("cannot be read: {error}")))?;
+        if bytes.len() > MAX_FILE_LEN {
+            return Err(fail(format!("has more than {MAX_FILE_LEN} bytes")));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            sha256: sha256_hex(&bytes),
+            bytes,
+        })
+    }
+}
+
+/// What differs, as a rule, once a file was written or replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// `None` where there is nothing to be seen.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        let metadata = fs::metadata(path).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+fn sha256_hex(bytes: &[u8]) -> String {
+    let sum = digest::digest(&digest::SHA256, bytes);
+    sum.as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

@@ -1,0 +1,439 @@
+//! Keeps the rules in force what the accept file says, without a restart and without a failed request.
+//!
+//! ```text
+//! event, SIGHUP, poll ─▶ quiet ─▶ read ─┬▶ as in force, or as refused before: nothing
+//!                                       ├▶ good: on record, then in force
+//!                                       └▶ bad: read once more; bad twice in the same way: refused
+//! ```
+//!
+//! Events say when to look and are never believed: what counts is the file's SHA-256. A file that is refused or gone
+//! leaves the last good one in force.
+
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::accept_file::{AcceptFile, Stamp};
+use crate::audit::{AuditLog, RulesLoaded, RulesRefused};
+use crate::config::{Accept, Config};
+use crate::rules::{Rules, RulesError, RulesInForce};
+use crate::status::StatusBoard;
+
+use self::watch::Watch;
+
+/// How long nothing may happen before the file is read: an editor or the kubelet takes several steps.
+const QUIET: Duration = Duration::from_millis(150);
+/// Longest wait for that: others may write to the same folder all the time.
+const LONGEST: Duration = Duration::from_secs(1);
+/// How often the file's metadata is looked at besides: network file systems tell nothing of what other machines do.
+const POLL: Duration = Duration::from_secs(30);
+/// The same where no events can come, or where something is still to be done.
+const POLL_SOON: Duration = Duration::from_secs(1);
+/// How long after a bad read the file is read again: it may have been half written.
+const CONFIRM: Duration = Duration::from_millis(250);
+/// Reads after which a file that is bad in another way each time is called bad all the same.
+const MOST_READS: usize = 20;
+
+/// Asks an agent to read its accept file now; clones ask the same agent.
+#[derive(Debug, Clone)]
+pub struct ReloadHandle(Arc<Notify>);
+
+impl ReloadHandle {
+    /// Has the file read, whether it seems changed or not.
+    pub fn now(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// Says in log and status which rules are in force from now on.
+pub(crate) fn announce(rules: &Rules, board: &StatusBoard) {
+    for warning in &rules.warnings {
+        tracing::warn!("{warning}");
+    }
+    let source = rules.source.as_ref();
+    let path = source.map(|source| source.path.display().to_string());
+    let (sha256, private, public) = (rules.sha256(), rules.set.len(), rules.public_rules);
+    board.rules_loaded(path.as_deref(), sha256, private, public, &rules.warnings);
+    tracing::info!(accept = path, sha256, private, public, "rules in force");
+}
+
+/// Reads the accept file again when it changes.
+pub(crate) struct Reloader {
+    config: Arc<Config>,
+    rules: RulesInForce,
+    audit: AuditLog,
+    board: StatusBoard,
+    /// Something happened near the file.
+    hints: Arc<Notify>,
+    asked: ReloadHandle,
+    /// [`Watch::new`], but for tests of a system that refuses.
+    new_watch: fn(Arc<Notify>) -> notify::Result<Watch>,
+    /// None while nothing can be watched.
+    watch: Option<Watch>,
+    /// The operator was told that nothing can be watched.
+    is_unwatched_told: bool,
+    /// The file's, right before it was last read.
+    stamp: Option<Stamp>,
+    refused: Option<RulesError>,
+    /// A line of the audit log is still to be written.
+    unrecorded: bool,
+}
+
+/// What the file holds now.
+enum Found {
+    InForce,
+    Refused,
+    Good(Box<Rules>),
+    Bad(RulesError),
+}
+
+impl Reloader {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        rules: RulesInForce,
+        audit: AuditLog,
+        board: StatusBoard,
+    ) -> Self {
+        Self {
+            config,
+            rules,
+            audit,
+            board,
+            hints: Arc::default(),
+            asked: ReloadHandle(Arc::default()),
+            new_watch: Watch::new,
+            watch: None,
+            is_unwatched_told: false,
+            stamp: None,
+            refused: None,
+            unrecorded: false,
+        }
+    }
+
+    pub(crate) fn handle(&self) -> ReloadHandle {
+        self.asked.clone()
+    }
+
+    /// Runs until `stop`. A switch that is on record may then not happen any more: no request comes after it.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.keep()).await;
+    }
+
+    async fn keep(mut self) {
+        let config = Arc::clone(&self.config);
+        let Accept::File(path) = &config.accept else {
+            loop {
+                self.asked.0.notified().await;
+                tracing::warn!("there is no accept file to read again (set ACCEPT and restart)");
+            }
+        };
+        let mut is_asked = false;
+        loop {
+            // Watching comes first, so that a change after the read is an event.
+            self.watch(path).await;
+            let found = self.look(path).await;
+            if is_asked && matches!(found, Found::InForce | Found::Refused) {
+                tracing::info!(accept = %path.display(), "the accept file is as it was when it was last read");
+            }
+            match found {
+                Found::InForce => self.is_in_force(),
+                Found::Refused => self.record_refusal().await,
+                Found::Good(rules) => self.switch(*rules).await,
+                Found::Bad(error) => self.refuse(error).await,
+            }
+            is_asked = self.wait(path).await;
+        }
+    }
+
+    /// Watches whatever leads to the file now.
+    async fn watch(&mut self, path: &Path) {
+        let (watch, new_watch) = (self.watch.take(), self.new_watch);
+        let (hints, file) = (Arc::clone(&self.hints), path.to_owned());
+        let watching = spawn_blocking(move || {
+            let mut watch = watch.map_or_else(|| new_watch(hints), Ok)?;
+            watch.follow(&file)?;
+            Ok(watch)
+        });
+        let failed = match watching.await {
+            Ok(Ok(watch)) => {
+                self.watch = Some(watch);
+                return;
+            }
+            Ok(Err(notify::Error {
+                kind: notify::ErrorKind::PathNotFound,
+                ..
+            })) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        if !self.is_unwatched_told {
+            self.is_unwatched_told = true;
+            let warning = format!(
+                "{}: changes of the accept file are noticed by looking once a second: {failed}",
+                path.display()
+            );
+            tracing::warn!("{warning}");
+            self.board.warn(&warning);
+        }
+    }
+
+    /// Reads the file, again and again while it is bad in a new way.
+    async fn look(&mut self, path: &Path) -> Found {
+        let mut found = self.read(path).await;
+        for _ in 1..MOST_READS {
+            let Found::Bad(before) = found else {
+                break;
+            };
+            sleep(CONFIRM).await;
+            found = self.read(path).await;
+            if matches!(&found, Found::Bad(error) if *error == before) {
+                break;
+            }
+        }
+        found
+    }
+
+    async fn read(&mut self, path: &Path) -> Found {
+        let (config, rules) = (Arc::clone(&self.config), self.rules.now());
+        let file = path.to_owned();
+        let read = spawn_blocking(move || {
+            let stamp = Stamp::of(&file);
+            (stamp, read(&config, &rules, &file))
+        });
+        let (stamp, found) = read
+            .await
+            .unwrap_or_else(|error| (None, broken(path, &error)));
+        self.stamp = stamp;
+        match found {
+            Found::Bad(error) if self.refused.as_ref() == Some(&error) => Found::Refused,
+            found => found,
+        }
+    }
+
+    fn is_in_force(&mut self) {
+        self.unrecorded = false;
+        if self.refused.take().is_some() {
+            tracing::info!("the accept file is again what is in force");
+        }
+        self.board.rules_unchanged();
+    }
+
+    /// Puts the new rules in force once that is on record.
+    async fn switch(&mut self, rules: Rules) {
+        let source = rules.source.as_ref().expect("what was read has a source");
+        let previous = self.rules.now();
+        let recorded = self.audit.record_rules_loaded(RulesLoaded {
+            agent: &self.config.agent,
+            path: &source.path,
+            sha256: &source.sha256,
+            private_rules: rules.set.len(),
+            public_rules: rules.public_rules,
+            previous_sha256: previous.sha256(),
+        });
+        if let Err(error) = recorded.await {
+            if !self.unrecorded {
+                self.unrecorded = true;
+                self.refused = None;
+                let why = format!("it is good, but that cannot be put on record: {error}");
+                tracing::error!(
+                    accept = %source.path.display(),
+                    sha256 = source.sha256,
+                    "the last good rules stay in force: {why}"
+                );
+                self.board.rules_refused(&why);
+            }
+            return;
+        }
+        let rules = Arc::new(rules);
+        self.rules.replace(Arc::clone(&rules));
+        self.unrecorded = false;
+        self.refused = None;
+        announce(&rules, &self.board);
+    }
+
+    async fn refuse(&mut self, error: RulesError) {
+        let [first, others @ ..] = error.problems() else {
+            return;
+        };
+        for problem in error.problems() {
+            tracing::error!(
+                accept = %error.file().display(),
+                sha256 = error.sha256(),
+                "the last good rules stay in force: {problem}"
+            );
+        }
+        let more = match others.len() {
+            0 => String::new(),
+            more => format!(" (and {more} more, see the log)"),
+        };
+        self.board.rules_refused(&format!("{first}{more}"));
+        self.refused = Some(error);
+        self.unrecorded = true;
+        self.record_refusal().await;
+    }
+
+    /// Tries until it is on record; nothing waits for it.
+    async fn record_refusal(&mut self) {
+        let (Some(error), true) = (&self.refused, self.unrecorded) else {
+            return;
+        };
+        let rules = self.rules.now();
+        let recorded = self.audit.record_rules_refused(RulesRefused {
+            agent: &self.config.agent,
+            path: error.file(),
+            sha256: error.sha256(),
+            error: error.problems().first().map_or("", String::as_str),
+            in_force_sha256: rules.sha256(),
+        });
+        self.unrecorded = recorded.await.is_err();
+    }
+
+    /// Waits until there is a reason to look at the file; whether that is that somebody asked for it.
+    async fn wait(&self, path: &Path) -> bool {
+        // A folder that was missing cannot tell that it is there again.
+        let soon = self.watch.is_none() || self.unrecorded || self.stamp.is_none();
+        loop {
+            tokio::select! {
+                () = self.hints.notified() => {
+                    settled(&self.hints).await;
+                    return false;
+                }
+                () = self.asked.0.notified() => return true,
+                () = sleep(if soon { POLL_SOON } else { POLL }) => {
+                    if self.unrecorded || stamp(path).await != self.stamp {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Waits, after a first hint, until there was none for [`QUIET`], and no longer than [`LONGEST`].
+async fn settled(hints: &Notify) {
+    let longest = Instant::now() + LONGEST;
+    while Instant::now() < longest {
+        let quiet = longest.min(Instant::now() + QUIET);
+        if timeout_at(quiet, hints.notified()).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn read(config: &Config, rules: &Rules, path: &Path) -> Found {
+    let accept = match AcceptFile::read(path) {
+        Ok(accept) => accept,
+        Err(error) => return Found::Bad(error),
+    };
+    if rules.sha256() == Some(&accept.sha256) {
+        return Found::InForce;
+    }
+    match Rules::compile(config, &accept, Some(rules)) {
+        Ok(rules) => Found::Good(Box::new(rules)),
+        Err(error) => Found::Bad(error),
+    }
+}
+
+async fn stamp(path: &Path) -> Option<Stamp> {
+    let path = path.to_owned();
+    spawn_blocking(move || Stamp::of(&path))
+        .await
+        .ok()
+        .flatten()
+}
+
+/// A file that brought the program down is no good file.
+fn broken(path: &Path, error: &JoinError) -> Found {
+    let problem = format!("cannot be read for a defect of this program: {error}");
+    Found::Bad(RulesError::unreadable(PathBuf::from(path), problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt as _;
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+    use crate::config::run_command;
+    use crate::instance::Instance;
+    use crate::instance::tests::TestFolder;
+    use crate::status::tests::board;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_file_is_read_once_its_folder_is_quiet() {
+        let hints = Notify::new();
+        let mut settled = pin!(settled(&hints));
+        for _ in 0..3 {
+            assert!(settled.as_mut().now_or_never().is_none());
+            advance(QUIET / 2).await;
+            hints.notify_one();
+        }
+        let last = Instant::now();
+        settled.await;
+        assert_eq!(last.elapsed(), QUIET);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_folder_that_is_never_quiet_is_waited_for_no_longer_than_a_second() {
+        let hints = Notify::new();
+        let begun = Instant::now();
+        let never_quiet = async {
+            loop {
+                sleep(QUIET / 3).await;
+                hints.notify_one();
+            }
+        };
+        tokio::select! {
+            () = settled(&hints) => {}
+            () = never_quiet => {}
+        }
+        assert_eq!(begun.elapsed(), LONGEST);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_watched_is_looked_at_once_a_second() {
+        let folder = TestFolder::new();
+        let file = folder.path().join("accept.json");
+        std::fs::write(&file, "{}").unwrap();
+        let data = folder.path().join("data");
+        let environment = [
+            ("BROKER_TOKEN", "sonarqube"),
+            ("BROKER_SERVER_URL", "https://broker.example"),
+            ("ACCEPT", file.to_str().unwrap()),
+            ("BROKER_DATA_DIR", data.to_str().unwrap()),
+        ];
+        let arguments = run_command().get_matches_from(["run"]);
+        let config = Config::load(&arguments, environment.into(), folder.path()).unwrap();
+        let instance = Instance::open(&config.data, &config.instance).unwrap();
+        let (audit, _writer) = AuditLog::open(&instance, &[]).unwrap();
+        let rules = RulesInForce::new(Rules::load(&config).unwrap());
+        let board = board();
+        let mut reloader = Reloader::new(Arc::new(config), rules.clone(), audit, board.clone());
+        reloader.new_watch = |_| Err(notify::Error::generic("no more watches"));
+
+        let play = async {
+            let told = |text: &String| text.contains("once a second: no more watches");
+            board.until(|now| now.warnings.iter().any(told)).await;
+            let rule = r#"{"path": "/a", "origin": "http://a"}"#;
+            // The first change may come before the first look; the second comes after it.
+            for (count, rules) in [(1, rule.to_owned()), (2, format!("{rule},{rule}"))] {
+                std::fs::write(&file, format!(r#"{{"private": [{rules}]}}"#)).unwrap();
+                board.until(|now| now.accept.private_rules == count).await;
+            }
+        };
+        tokio::select! {
+            played = timeout(POLL, play) => played.unwrap(),
+            () = reloader.run(CancellationToken::new()) => unreachable!("nobody stops it"),
+        }
+        assert_eq!(rules.now().set.len(), 2);
+    }
+}
