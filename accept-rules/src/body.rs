@@ -47,7 +47,7 @@ impl Body {
 /// Why no condition holds on a body. It never has a part of the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub(crate) enum BodyError {
+pub enum BodyError {
     /// Bytes that are not UTF-8.
     #[error("the body is not UTF-8")]
     NotUtf8,
@@ -159,7 +159,7 @@ impl BodyPath {
 /// Why the path of a condition is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub(crate) enum BodyPathError {
+pub enum BodyPathError {
     /// An empty path, `a..b`, or a `.` at an end.
     #[error("there is an empty name (write \"a.b\")")]
     EmptyName,

@@ -1,8 +1,11 @@
 //! The verdict on one request.
 
+use bytes::Bytes;
 use http::HeaderMap;
 
+use crate::explain::Nearest;
 use crate::rule::RuleIndex;
+use crate::rule_set::Request;
 use crate::target::RequestTarget;
 
 /// A verdict, which owns the request that it is about.
@@ -10,6 +13,8 @@ use crate::target::RequestTarget;
 pub enum Decision {
     /// A rule matches.
     Allow(Allowed),
+    /// The first rule that may match asks for something in the body.
+    NeedsBody(Pending),
     /// No rule matches.
     Deny(Denied),
 }
@@ -60,6 +65,42 @@ pub struct AllowedParts {
     pub rule: RuleIndex,
     /// Who asks.
     pub caller: Box<str>,
+    /// The body as it was judged; none where the rules did not ask for it.
+    pub body: Option<Bytes>,
+}
+
+/// A request whose verdict needs its body: for
+/// [`RuleSet::decide_with_body`](crate::RuleSet::decide_with_body), or refused without.
+#[derive(Debug)]
+pub struct Pending {
+    pub(crate) request: Request,
+    /// The first rule that may match.
+    pub(crate) from: RuleIndex,
+}
+
+impl Pending {
+    /// The headers that came with the body.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.request.headers
+    }
+
+    /// Denies it, for a body that cannot be had.
+    pub fn deny(self, why: BodyRefusal) -> Denied {
+        let reason = match why {
+            BodyRefusal::TooLarge => DenyReason::BodyTooLarge,
+            BodyRefusal::Incomplete => DenyReason::BodyIncomplete,
+        };
+        self.request.denied(reason, None)
+    }
+}
+
+/// Why there is no body to judge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyRefusal {
+    /// It is longer than may be kept for judging.
+    TooLarge,
+    /// It broke off.
+    Incomplete,
 }
 
 /// A request that no rule allows.
@@ -68,6 +109,7 @@ pub struct Denied {
     pub(crate) target: RequestTarget,
     pub(crate) caller: Box<str>,
     pub(crate) reason: DenyReason,
+    pub(crate) nearest: Option<Nearest>,
 }
 
 impl Denied {
@@ -85,6 +127,11 @@ impl Denied {
     pub fn reason(&self) -> DenyReason {
         self.reason
     }
+
+    /// The rule that comes nearest, and the first thing that differs from it.
+    pub fn nearest(&self) -> Option<&Nearest> {
+        self.nearest.as_ref()
+    }
 }
 
 /// Why a request is denied.
@@ -94,6 +141,10 @@ pub enum DenyReason {
     NoRules,
     /// There are rules, and none matches.
     NoMatch,
+    /// The body that a rule asks for is longer than may be kept for judging.
+    BodyTooLarge,
+    /// The body that a rule asks for broke off.
+    BodyIncomplete,
 }
 
 impl DenyReason {
@@ -102,6 +153,8 @@ impl DenyReason {
         match self {
             Self::NoRules => "no-rules",
             Self::NoMatch => "no-match",
+            Self::BodyTooLarge => "body-too-large",
+            Self::BodyIncomplete => "body-incomplete",
         }
     }
 }

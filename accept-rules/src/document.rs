@@ -19,7 +19,7 @@ const MAX_EXPANSION: usize = 4 * MAX_YAML_LEN;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Node {
     Null,
-    Boolean,
+    Boolean(bool),
     /// A number as it is written; a text in quotes is a text.
     Number(String),
     Text(String),
@@ -45,7 +45,7 @@ impl Node {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
-            Self::Boolean => "true or false",
+            Self::Boolean(_) => "true or false",
             Self::Number(_) => "a number",
             Self::Text(_) => "a text",
             Self::List(_) => "a list",
@@ -96,7 +96,7 @@ fn read_json(text: &str) -> Result<Node, String> {
 fn from_json(value: ast::Value<'_>) -> Node {
     match value {
         ast::Value::NullKeyword(_) => Node::Null,
-        ast::Value::BooleanLit(_) => Node::Boolean,
+        ast::Value::BooleanLit(literal) => Node::Boolean(literal.value),
         ast::Value::NumberLit(number) => Node::Number(number.value.to_owned()),
         ast::Value::StringLit(text) => Node::Text(text.value.into_owned()),
         ast::Value::Array(list) => Node::List(list.elements.into_iter().map(from_json).collect()),
@@ -170,9 +170,9 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
         self.visit_unit()
     }
 
-    fn visit_bool<E: serde::de::Error>(self, _: bool) -> Result<Node, E> {
+    fn visit_bool<E: serde::de::Error>(self, value: bool) -> Result<Node, E> {
         self.spend(0)?;
-        Ok(Node::Boolean)
+        Ok(Node::Boolean(value))
     }
 
     fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<Node, E> {
@@ -241,7 +241,7 @@ mod tests {
         let list = vec![
             text("b"),
             Node::Number("1".into()),
-            Node::Boolean,
+            Node::Boolean(true),
             Node::Null,
         ];
         let entries = vec![
@@ -257,7 +257,7 @@ mod tests {
         let list = vec![
             text("b"),
             Node::Number("1".into()),
-            Node::Boolean,
+            Node::Boolean(true),
             Node::Null,
         ];
         let entries = vec![

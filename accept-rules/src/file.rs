@@ -8,10 +8,11 @@ use thiserror::Error;
 use crate::document::Node;
 use crate::origin::{OriginTemplate, split_userinfo};
 use crate::path_pattern::PathPattern;
-use crate::rule::{Auth, EncodedSlash, List, Rule, RuleIndex};
+use crate::rule::{Auth, EncodedSlash, List, Methods, Rule, RuleIndex};
 use crate::template::Template;
 use error::{nearest, quoted};
 
+mod condition;
 mod error;
 
 pub use error::{FileError, FileErrors, Place, Problem};
@@ -50,7 +51,10 @@ const AUTH_KEYS: &[&str] = &["scheme", "token", "username", "password"];
 const AUTH_SCHEMES: &[&str] = &["token", "bearer", "basic", "raw"];
 
 /// Keys with a meaning elsewhere that is not enforced here: to ignore them would allow more.
-const UNSUPPORTED_RULE_KEYS: &[&str] = &["valid", "headers", "requiredCapabilities"];
+const UNSUPPORTED_RULE_KEYS: &[&str] = &["headers", "requiredCapabilities"];
+
+/// Keys without which a rule allows more: what looks like one of them is never ignored.
+const NARROWING_KEYS: &[&str] = &["valid", "auth", "method"];
 
 /// An accept file: two lists of rules, checked, and not expanded yet.
 #[derive(Clone, Debug)]
@@ -60,29 +64,51 @@ pub struct RuleFile {
     warnings: Box<[FileWarning]>,
 }
 
+/// What becomes of a key in a rule that means nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownKeys {
+    /// The file is refused.
+    #[default]
+    Refuse,
+    /// The key is warned about, unless it may be `valid`, `auth` or `method`, mistyped. Only in the
+    /// form without a version.
+    Warn,
+}
+
 impl RuleFile {
     /// Reads JSON, with or without comments, when the first character that is no space and no
-    /// comment is a `{`, and YAML otherwise.
+    /// comment is a `{`, and YAML otherwise. Unknown keys are refused.
     ///
     /// # Errors
     /// All that is wrong with the file.
     pub fn parse(text: &str) -> Result<Self, FileErrors> {
+        Self::parse_with(text, UnknownKeys::Refuse)
+    }
+
+    /// As [`parse`](Self::parse), with a choice what becomes of unknown keys.
+    ///
+    /// # Errors
+    /// All that is wrong with the file.
+    pub fn parse_with(text: &str, unknown_keys: UnknownKeys) -> Result<Self, FileErrors> {
         if text.len() > MAX_FILE_LEN {
             return Err(FileErrors::one(Problem::TooLong { len: text.len() }));
         }
         let document =
             Node::read(text).map_err(|found| FileErrors::one(Problem::Syntax { found }))?;
-        let mut errors = FileErrors::default();
-        let mut warnings = Vec::new();
-        let [private, public] = read_lists(&document, &mut errors, &mut warnings);
-        if errors.is_empty() {
+        let mut findings = Findings {
+            unknown_keys,
+            errors: FileErrors::default(),
+            warnings: Vec::new(),
+        };
+        let [private, public] = read_lists(&document, &mut findings);
+        if findings.errors.is_empty() {
             Ok(Self {
                 private: private.into(),
                 public: public.into(),
-                warnings: warnings.into(),
+                warnings: findings.warnings.into(),
             })
         } else {
-            Err(errors)
+            Err(findings.errors)
         }
     }
 
@@ -104,21 +130,27 @@ impl RuleFile {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum FileWarning {
-    /// A key beside the two lists.
-    #[error("the key {} has no meaning here and is ignored", quoted(.key))]
+    /// A key that means nothing.
+    #[error("{place}the key {} has no meaning here and is ignored", quoted(.key))]
     UnknownKey {
+        /// Where it is.
+        place: Place,
         /// The key.
         key: String,
     },
 }
 
+/// What was found so far.
+struct Findings {
+    unknown_keys: UnknownKeys,
+    errors: FileErrors,
+    warnings: Vec<FileWarning>,
+}
+
 type Entries = [(String, Node)];
 
-fn read_lists(
-    document: &Node,
-    errors: &mut FileErrors,
-    warnings: &mut Vec<FileWarning>,
-) -> [Vec<Rule>; 2] {
+fn read_lists(document: &Node, findings: &mut Findings) -> [Vec<Rule>; 2] {
+    let errors = &mut findings.errors;
     let mut lists: [Vec<Rule>; 2] = Default::default();
     let Node::Map(entries) = document else {
         errors.push(
@@ -146,12 +178,15 @@ fn read_lists(
     for (key, value) in entries {
         match key.as_str() {
             "//" => {}
-            "private" => *private = read_list(List::Private, value, errors),
-            "public" => *public = read_list(List::Public, value, errors),
+            "private" => *private = read_list(List::Private, value, findings),
+            "public" => *public = read_list(List::Public, value, findings),
             _ => match nearest(key, LIST_KEYS) {
-                None => warnings.push(FileWarning::UnknownKey { key: key.clone() }),
+                None => findings.warnings.push(FileWarning::UnknownKey {
+                    place: Place::File,
+                    key: key.clone(),
+                }),
                 suggestion => {
-                    errors.push(
+                    findings.errors.push(
                         Place::File,
                         Problem::UnknownKey {
                             key: key.clone(),
@@ -165,9 +200,9 @@ fn read_lists(
     lists
 }
 
-fn read_list(list: List, value: &Node, errors: &mut FileErrors) -> Vec<Rule> {
+fn read_list(list: List, value: &Node, findings: &mut Findings) -> Vec<Rule> {
     let Node::List(rules) = value else {
-        errors.push(
+        findings.errors.push(
             Place::List(list),
             part_kind("the value", "a list of rules", value),
         );
@@ -180,18 +215,18 @@ fn read_list(list: List, value: &Node, errors: &mut FileErrors) -> Vec<Rule> {
             RuleReader {
                 list,
                 index,
-                errors,
+                findings,
             }
             .read(rule)
         })
         .collect()
 }
 
-/// Reads one rule; whatever is wrong goes to `errors`, and reading goes on.
+/// Reads one rule; whatever is wrong goes to `findings`, and reading goes on.
 struct RuleReader<'a> {
     list: List,
     index: RuleIndex,
-    errors: &'a mut FileErrors,
+    findings: &'a mut Findings,
 }
 
 impl RuleReader<'_> {
@@ -201,54 +236,82 @@ impl RuleReader<'_> {
             return None;
         };
         self.check_keys(entries);
-        let method = self.read_method(entries);
+        let methods = self.read_method(entries);
         let path = self.read_path(entries);
+        let conditions = self.read_valid(entries);
         let auth = self.read_auth(entries);
         let (origin, userinfo) = self.read_origin(entries)?;
         let (path, pattern) = path?;
         Some(Rule {
-            method: method?,
+            methods: methods?,
             path,
             pattern,
+            conditions: conditions?,
             origin,
             auth: auth.or(userinfo),
             encoded_slash: EncodedSlash::Data,
+            disabled: false,
         })
     }
 
+    fn place(&self) -> Place {
+        Place::Rule(self.list, self.index)
+    }
+
     fn refuse(&mut self, problem: Problem) {
-        self.errors
-            .push(Place::Rule(self.list, self.index), problem);
+        self.findings.errors.push(self.place(), problem);
+    }
+
+    /// A key that means nothing, among those that do.
+    fn unknown_key(&mut self, key: &str, known: &[&'static str]) {
+        let may_narrow = nearest(key, NARROWING_KEYS).is_some();
+        match self.findings.unknown_keys {
+            UnknownKeys::Warn if !may_narrow => {
+                self.findings.warnings.push(FileWarning::UnknownKey {
+                    place: self.place(),
+                    key: key.to_owned(),
+                });
+            }
+            UnknownKeys::Warn | UnknownKeys::Refuse => self.refuse_unknown_key(key, known),
+        }
+    }
+
+    fn refuse_unknown_key(&mut self, key: &str, known: &[&'static str]) {
+        self.refuse(Problem::UnknownKey {
+            key: key.to_owned(),
+            suggestion: nearest(key, known),
+        });
     }
 
     fn check_keys(&mut self, entries: &Entries) {
-        report_duplicates(entries, Place::Rule(self.list, self.index), self.errors);
+        report_duplicates(entries, self.place(), &mut self.findings.errors);
         for (key, _) in entries {
             if let Some(key) = UNSUPPORTED_RULE_KEYS.iter().find(|known| *known == key) {
                 self.refuse(Problem::UnsupportedKey { key });
             } else if key != "//" && !RULE_KEYS.contains(&key.as_str()) {
-                self.refuse(Problem::UnknownKey {
-                    key: key.clone(),
-                    suggestion: nearest(key, RULE_KEYS),
-                });
+                self.unknown_key(key, RULE_KEYS);
             }
         }
     }
 
-    /// `Some(None)` is `any`.
-    fn read_method(&mut self, entries: &Entries) -> Option<Option<Method>> {
+    fn read_method(&mut self, entries: &Entries) -> Option<Methods> {
         let Some(value) = find(entries, "method") else {
-            return Some(Some(Method::GET));
+            return Some(Methods::Only([Method::GET].into()));
         };
         let text = self.text("method", value)?;
         if text.eq_ignore_ascii_case("any") {
-            return Some(None);
+            return Some(Methods::Any);
         }
+        self.method(text)
+            .map(|method| Methods::Only([method].into()))
+    }
+
+    fn method(&mut self, text: &str) -> Option<Method> {
         let known = METHODS
             .iter()
             .find(|known| known.eq_ignore_ascii_case(text));
         match known.and_then(|known| known.parse().ok()) {
-            Some(method) => Some(Some(method)),
+            Some(method) => Some(method),
             None => {
                 let suggestion = nearest(text, METHODS);
                 self.refuse(Problem::UnknownMethod {
@@ -324,13 +387,10 @@ impl RuleReader<'_> {
             self.refuse(field_kind("auth", "an object", value));
             return None;
         };
-        report_duplicates(fields, Place::Rule(self.list, self.index), self.errors);
+        report_duplicates(fields, self.place(), &mut self.findings.errors);
         for (key, _) in fields {
             if key != "//" && !AUTH_KEYS.contains(&key.as_str()) {
-                self.refuse(Problem::UnknownKey {
-                    key: key.clone(),
-                    suggestion: nearest(key, AUTH_KEYS),
-                });
+                self.unknown_key(key, AUTH_KEYS);
             }
         }
         let scheme = self.read_scheme(fields)?;
@@ -395,10 +455,26 @@ impl RuleReader<'_> {
     fn text<'n>(&mut self, field: &'static str, value: &'n Node) -> Option<&'n str> {
         let expected = match value {
             Node::Text(text) => return Some(text),
-            Node::Number(_) | Node::Boolean => "a text in quotes",
+            Node::Number(_) | Node::Boolean(_) => "a text in quotes",
             Node::Null | Node::List(_) | Node::Map(_) => "a text",
         };
         self.refuse(field_kind(field, expected, value));
+        None
+    }
+
+    fn texts<'n>(&mut self, field: &'static str, value: &'n Node) -> Option<Vec<&'n str>> {
+        if let Node::List(list) = value {
+            let texts = list.iter().map(|entry| match entry {
+                Node::Text(text) => Some(text.as_str()),
+                Node::Null | Node::Boolean(_) | Node::Number(_) | Node::List(_) | Node::Map(_) => {
+                    None
+                }
+            });
+            if let Some(texts) = texts.collect() {
+                return Some(texts);
+            }
+        }
+        self.refuse(field_kind(field, "a list of texts in quotes", value));
         None
     }
 }
@@ -439,7 +515,7 @@ fn version_text(version: &Node) -> String {
     match version {
         Node::Number(number) => number.clone(),
         Node::Text(text) => quoted(text),
-        Node::Null | Node::Boolean | Node::List(_) | Node::Map(_) => version.kind().to_owned(),
+        Node::Null | Node::Boolean(_) | Node::List(_) | Node::Map(_) => version.kind().to_owned(),
     }
 }
 
@@ -489,18 +565,19 @@ mod tests {
     #[test]
     fn a_rule_has_defaults() {
         let rule = rule(ORIGIN);
-        assert_eq!(rule.method(), Some(&Method::GET));
+        assert_eq!(*rule.methods(), Methods::Only([Method::GET].into()));
         assert_eq!(rule.path(), "/");
         assert!(rule.auth().is_none());
     }
 
     #[test]
     fn methods_are_read_in_either_case() {
-        let method = |text: &str| rule(&format!(r#"{ORIGIN}, "method": "{text}""#)).method;
-        assert_eq!(method("post"), Some(Method::POST));
-        assert_eq!(method("PropFind").unwrap().as_str(), "PROPFIND");
-        assert_eq!(method("any"), None);
-        assert_eq!(method("ANY"), None);
+        let methods = |text: &str| rule(&format!(r#"{ORIGIN}, "method": "{text}""#)).methods;
+        assert_eq!(methods("post"), Methods::Only([Method::POST].into()));
+        let propfind = Method::from_bytes(b"PROPFIND").unwrap();
+        assert_eq!(methods("PropFind"), Methods::Only([propfind].into()));
+        assert_eq!(methods("any"), Methods::Any);
+        assert_eq!(methods("ANY"), Methods::Any);
     }
 
     #[test]
@@ -648,10 +725,6 @@ mod tests {
             ),
             (r#""colour": 1"#, r#"unknown key "colour""#),
             (
-                r#""valid": []"#,
-                r#""valid" is not supported by this version; the rule would allow more than it says"#,
-            ),
-            (
                 r#""headers": {}"#,
                 r#""headers" is not supported by this version; the rule would allow more than it says"#,
             ),
@@ -694,6 +767,89 @@ mod tests {
                 format!("private[0]: {error}")
             );
         }
+    }
+
+    #[test]
+    fn a_condition_is_read_whole_or_the_file_is_refused() {
+        for (condition, error) in [
+            (
+                r#"{"header": "Accept"}"#,
+                r#"a condition of "valid" needs beside "header" a list of "values""#,
+            ),
+            (
+                r#"{"queryParam": "a", "values": "b"}"#,
+                r#""values" must be a list of texts in quotes, but it is a text"#,
+            ),
+            (
+                r#"{"queryParam": "a", "values": ["a!(b)*!(c)"]}"#,
+                r#"the query value "a!(b)*!(c)": the pattern has "#,
+            ),
+            (
+                r#"{"queryParam": "a", "values": [], "regex": "b"}"#,
+                r#"a condition of "valid" needs "value" and "regex" only beside "path""#,
+            ),
+            (
+                r#"{"path": "a"}"#,
+                r#"a condition of "valid" needs beside "path" either "value" or "regex""#,
+            ),
+            (
+                r#"{"path": "a", "value": ["b"]}"#,
+                r#""value" must be a text, a number, true, false or null, but it is a list"#,
+            ),
+            (
+                r#"{"path": "a..b", "value": 1}"#,
+                r#"the body path "a..b": there is an empty name (write "a.b")"#,
+            ),
+            (
+                r#"{"path": "a", "regex": "(?=b)"}"#,
+                r#"the expression "(?=b)": the expression has "#,
+            ),
+            (
+                r#"{"path": "a", "header": "b", "values": []}"#,
+                r#"a condition of "valid" needs exactly one of "path", "queryParam" and "header""#,
+            ),
+            (
+                r#"{"header": "a b", "values": []}"#,
+                r#""a b" is no header name"#,
+            ),
+            (
+                r#"{"header": "a", "vales": []}"#,
+                r#"unknown key "vales" (did you mean "values"?)"#,
+            ),
+        ] {
+            let found = rule_error(&format!(r#"{ORIGIN}, "valid": [{condition}]"#));
+            let expected = format!("private[0]: {error}");
+            assert!(found.starts_with(&expected), "{condition}: {found}");
+        }
+        let found = rule_error(&format!(r#"{ORIGIN}, "valid": {{}}"#));
+        let expected = r#"private[0]: "valid" must be a list of conditions, but it is an object"#;
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn unknown_keys_can_be_warned_about_unless_they_may_narrow_the_rule() {
+        let parse = |fields: &str| {
+            let text = format!(r#"{{"private": [{{{ORIGIN}, {fields}}}]}}"#);
+            RuleFile::parse_with(&text, UnknownKeys::Warn)
+        };
+        let file = parse(r#""colour": 1, "auth": {"scheme": "raw", "token": "a", "realm": "b"}"#);
+        let warnings: Vec<_> = file
+            .unwrap()
+            .warnings()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            warnings,
+            [
+                r#"private[0]: the key "colour" has no meaning here and is ignored"#,
+                r#"private[0]: the key "realm" has no meaning here and is ignored"#,
+            ]
+        );
+        for key in ["vaild", "Valid", "atuh", "methods", "headers"] {
+            assert!(parse(&format!(r#""{key}": []"#)).is_err(), "{key}");
+        }
+        assert!(parse(r#""valid": [{"header": "a", "values": [], "colour": 1}]"#).is_err());
     }
 
     #[test]

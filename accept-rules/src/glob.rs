@@ -92,7 +92,7 @@ impl Glob {
 /// Why a pattern is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub(crate) enum GlobError {
+pub enum GlobError {
     /// Something that minimatch misreads, or that needs look-ahead.
     #[error("the pattern has {found}")]
     Unsupported {

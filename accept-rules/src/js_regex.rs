@@ -43,7 +43,7 @@ impl JsRegex {
 /// Why an expression is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
-pub(crate) enum JsRegexError {
+pub enum JsRegexError {
     /// Something that has no counterpart here.
     #[error("the expression has {found}")]
     Unsupported {

@@ -11,10 +11,21 @@
 //! | `path` | as in path-to-regexp 1.9: `:name`, `:name?`, `:name*`, `:name+`, `:name(regex)`, `(regex)`, and `*` for anything, slashes included; letters match in either case, one slash at the end is optional | `/` |
 //! | `origin` | where it goes, such as `https://sonarqube.internal` or `${SONARQUBE_URL}`; the path is put right behind it | required in `private` |
 //! | `auth` | the credential that replaces the caller's: `scheme` `token`, `bearer`, `basic` or `raw`, with `token`, or for `basic` with `username` and `password` | the caller's own |
+//! | `valid` | conditions on query, headers and body, see below | none |
 //! | `//`, `stream` | nothing | |
 //!
 //! A path that has `;parameters` must match as it is and without them, since servers differ in whether they route
 //! on them; a rule that writes a `;` itself is taken at its word.
+//!
+//! `valid` is a list of conditions. Every one on a header must hold; of the others, either every one
+//! on the query or a single one on the body:
+//!
+//! | condition | holds when |
+//! |---|---|
+//! | `header`, `values` | the header is there once, with exactly one of the values; the name must be in lower case |
+//! | `queryParam`, `values` | one of the values, globs as in minimatch 3, matches the parameter; one that is absent counts as empty |
+//! | `path`, `value` | the value at this place of the JSON body is this one; with `*` in the path, one of the values is |
+//! | `path`, `regex` | the text at this place has a match; with `*`, one of the texts has |
 //!
 //! `${NAME}` stands for a variable in `origin` and `auth`. Userinfo in an origin is a credential too,
 //! and is never part of the origin's text. A key that is unknown, or whose meaning is not enforced,
@@ -48,33 +59,38 @@
 //! ```
 #![warn(clippy::wildcard_enum_match_arm)]
 
-#[cfg(test)]
 mod body;
+mod condition;
 mod decision;
 #[cfg(test)]
 mod differential;
 mod document;
+mod explain;
 mod file;
-#[cfg(test)]
 mod glob;
-#[cfg(test)]
 mod js_regex;
 mod origin;
 mod path_pattern;
-#[cfg(test)]
 mod query;
+mod question;
 mod rule;
 mod rule_set;
 mod target;
 mod template;
-#[cfg(test)]
 mod utf16;
 
-pub use decision::{Allowed, AllowedParts, Decision, Denied, DenyReason};
-pub use file::{FileError, FileErrors, FileWarning, MAX_FILE_LEN, Place, Problem, RuleFile};
+pub use body::{BodyError, BodyPathError};
+pub use decision::{Allowed, AllowedParts, BodyRefusal, Decision, Denied, DenyReason, Pending};
+pub use explain::{Difference, Nearest};
+pub use file::{
+    FileError, FileErrors, FileWarning, MAX_FILE_LEN, Place, Problem, RuleFile, UnknownKeys,
+};
+pub use glob::GlobError;
+pub use js_regex::JsRegexError;
 pub use origin::{Origin, OriginError, OriginTemplate, split_userinfo};
 pub use path_pattern::PathPatternError;
-pub use rule::{Auth, EncodedSlash, List, Rule, RuleIndex};
+pub use question::UnreadableBody;
+pub use rule::{Auth, EncodedSlash, List, Methods, Rule, RuleIndex};
 pub use rule_set::{Request, RuleSet};
 pub use target::{MAX_TARGET_LEN, RequestTarget, TargetError};
 pub use template::{MissingVariable, Template, TemplateError};

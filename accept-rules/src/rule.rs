@@ -4,8 +4,11 @@ use std::fmt;
 
 use http::Method;
 
+use crate::condition::{Conditions, Verdict};
+use crate::explain::Difference;
 use crate::origin::OriginTemplate;
 use crate::path_pattern::PathPattern;
+use crate::question::Question;
 use crate::target::{RequestTarget, has_parameters};
 use crate::template::Template;
 
@@ -30,18 +33,38 @@ impl fmt::Display for List {
 /// One rule: what it matches, where that goes, and the credential that is put in.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    pub(crate) method: Option<Method>,
+    pub(crate) methods: Methods,
     pub(crate) path: Box<str>,
     pub(crate) pattern: PathPattern,
+    pub(crate) conditions: Conditions,
     pub(crate) origin: Option<OriginTemplate>,
     pub(crate) auth: Option<Auth>,
     pub(crate) encoded_slash: EncodedSlash,
+    pub(crate) disabled: bool,
+}
+
+/// The methods that a rule allows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Methods {
+    /// Every one but `CONNECT` and `TRACE`.
+    Any,
+    /// These.
+    Only(Box<[Method]>),
+}
+
+/// How a rule fits a request.
+pub(crate) enum Fit {
+    Matches,
+    /// All but the body is as the rule wants it.
+    NeedsBody,
+    /// The first thing that differs.
+    Differs(Difference),
 }
 
 impl Rule {
-    /// The method that it matches; none for `any`, which is every one but `CONNECT` and `TRACE`.
-    pub fn method(&self) -> Option<&Method> {
-        self.method.as_ref()
+    /// The methods that it matches.
+    pub fn methods(&self) -> &Methods {
+        &self.methods
     }
 
     /// The path as written, with a leading `/`.
@@ -59,17 +82,29 @@ impl Rule {
         self.auth.as_ref()
     }
 
-    pub(crate) fn matches(&self, target: &RequestTarget) -> bool {
-        let method = target.method();
-        let method_matches = match &self.method {
-            Some(own) => own == method,
-            None => *method != Method::CONNECT && *method != Method::TRACE,
-        };
-        let slash_is_data = match self.encoded_slash {
-            EncodedSlash::Data => true,
-            EncodedSlash::Refuse => !target.has_encoded_slash(),
-        };
-        method_matches && slash_is_data && self.matches_path(target)
+    /// Whether it asks for something in the body.
+    pub fn needs_body(&self) -> bool {
+        self.conditions.need_body()
+    }
+
+    pub(crate) fn fit(&self, question: &Question<'_>) -> Fit {
+        if self.disabled {
+            return Fit::Differs(Difference::Disabled);
+        }
+        if !self.methods.contain(question.target.method()) {
+            return Fit::Differs(Difference::Method);
+        }
+        if !self.matches_path(question.target) {
+            return Fit::Differs(Difference::Path);
+        }
+        if self.encoded_slash == EncodedSlash::Refuse && question.target.has_encoded_slash() {
+            return Fit::Differs(Difference::EncodedSlash);
+        }
+        match self.conditions.judge(question) {
+            Verdict::Hold => Fit::Matches,
+            Verdict::NeedBody => Fit::NeedsBody,
+            Verdict::Fail(difference) => Fit::Differs(difference),
+        }
     }
 
     /// Whether the path matches, also as it reads without `;parameters`: `/*.tf` does not mean `/secrets.env;.tf`.
@@ -80,6 +115,16 @@ impl Rule {
                 || target
                     .path_without_parameters()
                     .is_none_or(|path| self.pattern.matches(path)))
+    }
+}
+
+impl Methods {
+    /// Whether `method` is one of them.
+    pub fn contain(&self, method: &Method) -> bool {
+        match self {
+            Self::Any => *method != Method::CONNECT && *method != Method::TRACE,
+            Self::Only(methods) => methods.contains(method),
+        }
     }
 }
 

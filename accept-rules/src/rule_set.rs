@@ -2,11 +2,14 @@
 
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use http::HeaderMap;
 
-use crate::decision::{Allowed, AllowedParts, Decision, Denied, DenyReason};
+use crate::decision::{Allowed, AllowedParts, Decision, Denied, DenyReason, Pending};
+use crate::explain::Nearest;
 use crate::file::RuleFile;
-use crate::rule::{EncodedSlash, List, Rule, RuleIndex};
+use crate::question::{Question, ReadBody};
+use crate::rule::{EncodedSlash, Fit, List, Rule, RuleIndex};
 use crate::target::RequestTarget;
 
 /// One list of rules, ready to decide: the first rule that matches allows, and no match is a deny.
@@ -42,6 +45,11 @@ impl RuleSet {
         &self.rules
     }
 
+    /// The rules, each with its place.
+    pub fn indexed(&self) -> impl Iterator<Item = (RuleIndex, &Rule)> {
+        (0..).map(RuleIndex).zip(&self.rules)
+    }
+
     /// How many rules there are.
     pub fn len(&self) -> usize {
         self.rules.len()
@@ -52,38 +60,71 @@ impl RuleSet {
         self.rules.is_empty()
     }
 
-    /// The verdict on `request`.
+    /// Turns a rule off: it matches nothing, and the others keep their places.
+    pub fn disable(&mut self, rule: RuleIndex) {
+        if let Some(rule) = self.rules.get_mut(rule.as_usize()) {
+            rule.disabled = true;
+        }
+    }
+
+    /// Whether a rule asks for something in the body, so that a verdict may need it.
+    pub fn needs_bodies(&self) -> bool {
+        self.rules.iter().any(Rule::needs_body)
+    }
+
+    /// The verdict on `request`, as far as it can be given without the body.
     pub fn decide(&self, request: Request) -> Decision {
-        let Request {
-            target,
-            headers,
-            caller,
-            now: _,
-        } = request;
-        match self.rules.iter().position(|rule| rule.matches(&target)) {
-            Some(index) => {
-                let rule = RuleIndex(index);
-                Decision::Allow(Allowed {
-                    parts: AllowedParts {
-                        target,
-                        headers,
-                        rule,
-                        caller,
-                    },
-                })
+        match self.judge(&request, &ReadBody::NotRead, 0) {
+            Ok((rule, Fit::Matches)) => Decision::Allow(request.allowed(rule, None)),
+            Ok((from, Fit::NeedsBody | Fit::Differs(_))) => {
+                Decision::NeedsBody(Pending { request, from })
             }
-            None => {
-                let reason = if self.is_empty() {
-                    DenyReason::NoRules
-                } else {
-                    DenyReason::NoMatch
-                };
-                Decision::Deny(Denied {
-                    target,
-                    caller,
-                    reason,
-                })
+            Err(nearest) => Decision::Deny(request.denied(self.no_match(), nearest)),
+        }
+    }
+
+    /// The verdict on a request whose body is needed; `pending` must come from this set.
+    ///
+    /// # Errors
+    /// The request, denied.
+    pub fn decide_with_body(&self, pending: Pending, body: Bytes) -> Result<Allowed, Box<Denied>> {
+        let Pending { request, from } = pending;
+        let read = ReadBody::read(&request.headers, &body);
+        match self.judge(&request, &read, from.as_usize()) {
+            Ok((rule, _)) => Ok(request.allowed(rule, Some(body))),
+            Err(nearest) => Err(Box::new(request.denied(self.no_match(), nearest))),
+        }
+    }
+
+    /// The first rule from `from` on that allows the request, or may with the right body; or the one
+    /// that comes nearest.
+    fn judge(
+        &self,
+        request: &Request,
+        body: &ReadBody,
+        from: usize,
+    ) -> Result<(RuleIndex, Fit), Option<Nearest>> {
+        let question = Question::new(
+            &request.target,
+            &request.headers,
+            &request.caller,
+            request.now,
+            body,
+        );
+        for (index, rule) in self.rules.iter().enumerate().skip(from) {
+            match rule.fit(&question) {
+                Fit::Differs(_) => {}
+                fit @ (Fit::Matches | Fit::NeedsBody) => return Ok((RuleIndex(index), fit)),
             }
+        }
+        Err(Nearest::find(&self.rules, &question))
+    }
+
+    fn no_match(&self) -> DenyReason {
+        if self.is_empty() {
+            DenyReason::NoRules
+        } else {
+            DenyReason::NoMatch
         }
     }
 }
@@ -99,6 +140,29 @@ pub struct Request {
     pub caller: Box<str>,
     /// The time of the request: a rule set has no clock of its own.
     pub now: SystemTime,
+}
+
+impl Request {
+    fn allowed(self, rule: RuleIndex, body: Option<Bytes>) -> Allowed {
+        Allowed {
+            parts: AllowedParts {
+                target: self.target,
+                headers: self.headers,
+                rule,
+                caller: self.caller,
+                body,
+            },
+        }
+    }
+
+    pub(crate) fn denied(self, reason: DenyReason, nearest: Option<Nearest>) -> Denied {
+        Denied {
+            target: self.target,
+            caller: self.caller,
+            reason,
+            nearest,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -136,6 +200,7 @@ mod tests {
     fn verdict(rules: &RuleSet, method: &str, target: &str) -> String {
         match rules.decide(request(method, target)) {
             Decision::Allow(allowed) => allowed.rule().to_string(),
+            Decision::NeedsBody(_) => "needs-body".to_owned(),
             Decision::Deny(denied) => denied.reason().code().to_owned(),
         }
     }
@@ -249,13 +314,14 @@ mod tests {
             headers,
             rule,
             caller,
+            body,
         } = allowed.into_parts();
         assert_eq!(
             (target.as_str(), target.method()),
             ("/A%2Fb?c", &Method::GET)
         );
         assert_eq!(headers["accept"], "text/html");
-        assert_eq!((rule.as_usize(), &*caller), (0, "proxy"));
+        assert_eq!((rule.as_usize(), &*caller, body), (0, "proxy", None));
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::control::{ControlError, ControlSocket};
 use crate::dial::{DialError, Dialer, Dialled};
 use crate::exchange::Exchange;
 use crate::instance::{Instance, InstanceError};
+use crate::judged_body::BodyKeeper;
 use crate::local;
 use crate::reload::{self, ReloadHandle, Reloader};
 use crate::rules::{Rules, RulesError, RulesInForce};
@@ -193,6 +194,7 @@ impl Agent {
             drop(locals.spawn(control.run(board.clone(), stop_local.clone())));
         }
         drop(locals.spawn(reloader.run(stop.clone())));
+        let bodies = Arc::new(BodyKeeper::new(config.rules.body_limit));
         let tunnels = Arc::new(Tunnels {
             config,
             rules,
@@ -202,6 +204,7 @@ impl Agent {
             stop: stop.clone(),
             cut: CancellationToken::new(),
             tracker: tracker.clone(),
+            bodies,
             room: Arc::new(Semaphore::new(2 * MAX_TUNNELS)),
         });
         for slot in 0..usize::from(tunnels.config.tunnel.count) {
@@ -247,6 +250,7 @@ struct Tunnels {
     /// What is still open is dropped.
     cut: CancellationToken,
     tracker: TaskTracker,
+    bodies: Arc<BodyKeeper>,
     /// Tunnels that may exist at once, those that the server is draining among them.
     room: Arc<Semaphore>,
 }
@@ -334,6 +338,7 @@ impl Tunnels {
             rules: self.rules.clone(),
             audit: self.audit.clone(),
             board: self.board.clone(),
+            bodies: Arc::clone(&self.bodies),
         });
         // One request at a time is enough: the server asks once.
         let (drain, mut drains) = mpsc::channel(1);

@@ -11,6 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use accept_rules::UnknownKeys;
 use broker_process::logging::LogSettings;
 use broker_process::settings::{
     Environment, Setting, Settings, SettingsError, boolean, duration, integer, positive_duration,
@@ -30,6 +31,8 @@ pub use table::{LOCAL_LISTEN, TABLE};
 const DEFAULT_DATA_DIR: &str = "/var/lib/broker-client";
 /// The rules' file where none is named; customers' working folders hold one under this name today.
 const DEFAULT_ACCEPT: &str = "accept.json";
+/// The largest limit of bodies that are judged, in bytes: several are kept at once.
+const MAX_BODY_LIMIT: usize = 16 << 20;
 /// Paths of the local port that another path must not hide.
 const LOCAL_PATHS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
@@ -43,6 +46,8 @@ pub struct Config {
     pub secret: Option<AccessToken>,
     /// The rules.
     pub accept: Accept,
+    /// How they are read and applied.
+    pub rules: RuleSettings,
     /// What holds for one origin alone, by the origin's text as its rule writes it, unexpanded.
     pub origins: BTreeMap<String, OriginSettings>,
     /// How the server is dialled.
@@ -78,6 +83,27 @@ pub enum Accept {
     DenyAll,
     /// This file, which could be opened at start.
     File(PathBuf),
+}
+
+/// How rules are read and applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuleSettings {
+    /// What becomes of a key that means nothing.
+    pub unknown_keys: UnknownKeys,
+    /// What becomes of a rule with a variable that is not set.
+    pub missing_variables: MissingVariables,
+    /// Longest body that is kept to be judged, in bytes.
+    pub body_limit: usize,
+}
+
+/// What becomes of a rule with a variable that is not set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MissingVariables {
+    /// The file is refused.
+    #[default]
+    Refuse,
+    /// The rule is turned off, and the operator is told.
+    DisableRule,
 }
 
 /// What holds for one origin.
@@ -182,6 +208,7 @@ impl Config {
         let server: Option<ServerUrl> = settings.required(&table::SERVER, NO_SERVER, str::parse);
         let secret = secret(&settings);
         let accept = accept(&settings, folder);
+        let rules = rule_settings(&settings);
         let timeouts = Timeouts {
             connect: settings.value(&table::CONNECT, positive_duration),
             first_byte: settings.value(&table::FIRST_BYTE, positive_duration),
@@ -204,6 +231,7 @@ impl Config {
             server: server.expect("a missing server was noted as a problem"),
             secret,
             accept,
+            rules,
             origins,
             tunnel,
             origin_ca_cert,
@@ -306,6 +334,22 @@ fn accept(settings: &Settings<'_>, folder: &Path) -> Accept {
         );
     }
     Accept::File(path)
+}
+
+fn rule_settings(settings: &Settings<'_>) -> RuleSettings {
+    RuleSettings {
+        unknown_keys: settings.value(&table::UNKNOWN_KEYS, |text| match text {
+            "refuse" => Ok(UnknownKeys::Refuse),
+            "warn" => Ok(UnknownKeys::Warn),
+            _ => Err(format!("{} is not refuse or warn", shown(text))),
+        }),
+        missing_variables: settings.value(&table::MISSING_VARIABLES, |text| match text {
+            "refuse" => Ok(MissingVariables::Refuse),
+            "disable-rule" => Ok(MissingVariables::DisableRule),
+            _ => Err(format!("{} is not refuse or disable-rule", shown(text))),
+        }),
+        body_limit: settings.value(&table::BODY_LIMIT, integer(1..=MAX_BODY_LIMIT)),
+    }
 }
 
 fn is_absent(path: &Path) -> bool {

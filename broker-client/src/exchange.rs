@@ -1,12 +1,16 @@
 //! One request, end to end. [`Exchange::run`] is the agent's one path, in order: headers, target, decision, record,
 //! credential, origin, outcome. Read this first.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use accept_rules::{Allowed, Decision, Denied, Request as Question, RequestTarget, TargetError};
+use accept_rules::{
+    Allowed, Decision, Denied, DenyReason, Pending, Request as Question, RequestTarget, TargetError,
+};
 use broker_protocol::header::{CALLER, REQUEST_ID};
 use broker_protocol::hop::Removed;
 use broker_protocol::{AgentName, ErrorCode, Problem, TenantId, hop};
+use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Response};
 use hyper::body::Incoming;
@@ -16,6 +20,7 @@ use crate::answer::{AnswerBody, OriginBody, is_long_lived};
 use crate::audit::{
     AuditLog, AuditUnavailable, DecisionContext, Ended, OutcomeSlot, Recorded, RefusedTarget,
 };
+use crate::judged_body::BodyKeeper;
 use crate::location;
 use crate::origin::{OriginError, Outgoing};
 use crate::rules::{Route, Rules, RulesInForce};
@@ -32,6 +37,7 @@ pub(crate) struct Exchange {
     pub(crate) rules: RulesInForce,
     pub(crate) audit: AuditLog,
     pub(crate) board: StatusBoard,
+    pub(crate) bodies: Arc<BodyKeeper>,
 }
 
 /// Why a request does not reach an origin.
@@ -50,8 +56,8 @@ impl Exchange {
 
         // The same for decision and route, whatever takes over meanwhile.
         let rules = self.rules.now();
-        let recorded = self.judge(&rules, parts, caller, &context).await;
-        match recorded {
+        let mut body = Some(body);
+        match self.judge(&rules, parts, &mut body, caller, &context).await {
             Ok(recorded) => {
                 self.forward(&rules, recorded, removed, body, &context)
                     .await
@@ -78,11 +84,13 @@ impl Exchange {
         (context, caller)
     }
 
-    /// Decides, and puts the decision on record: only then is there anything that can be sent.
+    /// Decides, and puts the decision on record: only then is there anything that can be sent. Where rules ask about
+    /// the body, it is taken and becomes part of what was judged.
     async fn judge(
         &self,
         rules: &Rules,
         parts: Parts,
+        body: &mut Option<Incoming>,
         caller: String,
         context: &DecisionContext,
     ) -> Result<Recorded<Allowed>, Refusal> {
@@ -104,8 +112,13 @@ impl Exchange {
             caller: caller.into(),
             now: SystemTime::now(),
         };
-        match rules.set.decide(question) {
-            Decision::Allow(allowed) => {
+        let verdict = match rules.set.decide(question) {
+            Decision::Allow(allowed) => Ok(allowed),
+            Decision::NeedsBody(pending) => self.judge_body(rules, pending, body.take()).await,
+            Decision::Deny(denied) => Err(Box::new(denied)),
+        };
+        match verdict {
+            Ok(allowed) => {
                 let route = rules
                     .route(allowed.rule())
                     .expect("every rule of a set has its route");
@@ -115,14 +128,31 @@ impl Exchange {
                     .await;
                 recorded.map_err(Refusal::Audit)
             }
-            Decision::Deny(denied) => {
+            Err(denied) => {
                 self.note_denial(&denied, context);
                 self.audit
                     .record_deny(&denied, context)
                     .await
                     .map_err(Refusal::Audit)?;
-                Err(Refusal::Denied(Box::new(denied)))
+                Err(Refusal::Denied(denied))
             }
+        }
+    }
+
+    /// Decides again, with the whole body.
+    async fn judge_body(
+        &self,
+        rules: &Rules,
+        pending: Pending,
+        body: Option<Incoming>,
+    ) -> Result<Allowed, Box<Denied>> {
+        let kept = match body {
+            Some(body) => self.bodies.keep(body).await,
+            None => Ok(Bytes::new()),
+        };
+        match kept {
+            Ok(bytes) => rules.set.decide_with_body(pending, bytes),
+            Err(why) => Err(Box::new(pending.deny(why))),
         }
     }
 
@@ -168,7 +198,7 @@ impl Exchange {
         rules: &Rules,
         recorded: Recorded<Allowed>,
         removed: Removed,
-        body: Incoming,
+        incoming: Option<Incoming>,
         context: &DecisionContext,
     ) -> Response<AnswerBody> {
         let allowed = recorded.get();
@@ -184,7 +214,11 @@ impl Exchange {
         slot.outcome().removed_request_headers = removed;
         outgoing.inject(route, slot.outcome());
 
-        let (body, upload) = UploadBody::new(body);
+        let (body, upload) = match (outgoing.take_body(), incoming) {
+            (Some(bytes), _) => UploadBody::whole(bytes),
+            (None, Some(incoming)) => UploadBody::new(incoming),
+            (None, None) => UploadBody::whole(Bytes::new()),
+        };
         let limits = route.timeouts;
         let answer = tokio::select! {
             answer = outgoing.send(&route.client, body, slot.outcome()) => answer,
@@ -245,13 +279,12 @@ impl Exchange {
                     TargetError::TooLong { .. } => ErrorCode::TargetTooLong,
                     _ => ErrorCode::BadTarget,
                 };
-                self.problem(code, context).detail(error.to_string()).with("reason", error.code())
+                self.problem(code, context)
+                    .detail(error.to_string())
+                    .with("reason", error.code())
             }
             Refusal::Denied(denied) => self
-                .problem(ErrorCode::Denied, context)
-                .detail(
-                    "the agent's owner sees why in `broker-client status` and in the audit log, under this request id",
-                )
+                .denied(denied.reason(), context)
                 .with("method", denied.target().method().as_str())
                 .with("path", denied.target().path()),
             Refusal::Audit(error) => {
@@ -261,6 +294,20 @@ impl Exchange {
             }
         };
         problem.into_response()
+    }
+
+    fn denied(&self, reason: DenyReason, context: &DecisionContext) -> Problem {
+        match reason {
+            DenyReason::NoRules | DenyReason::NoMatch => self.problem(ErrorCode::Denied, context).detail(
+                "the agent's owner sees why in `broker-client status` and in the audit log, under this request id",
+            ),
+            DenyReason::BodyTooLarge => self.problem(ErrorCode::BodyTooLarge, context).detail(
+                "a rule asks about this body, and it is longer than the agent keeps for judging (`rules.body-limit`)",
+            ),
+            DenyReason::BodyIncomplete => self.problem(ErrorCode::BadRequest, context).detail(
+                "a rule asks about this body, and it did not come to its end in time",
+            ),
+        }
     }
 
     fn problem(&self, code: ErrorCode, context: &DecisionContext) -> Problem {

@@ -14,6 +14,7 @@ mod credential;
 mod dial;
 mod exchange;
 pub mod instance;
+mod judged_body;
 mod local;
 mod location;
 mod origin;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use accept_rules::{Allowed, Origin};
 use broker_protocol::{ErrorCode, MAX_STREAMS, hop};
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
@@ -117,6 +118,8 @@ pub(crate) struct Outgoing {
     uri: Uri,
     method: Method,
     headers: HeaderMap,
+    /// The body, where it was judged.
+    body: Option<Bytes>,
 }
 
 impl Outgoing {
@@ -126,13 +129,22 @@ impl Outgoing {
         origin: &Origin,
     ) -> (Result<Self, OriginError>, OutcomeSlot) {
         let (allowed, slot) = recorded.into_parts();
-        let parts = allowed.into_parts();
+        let mut parts = allowed.into_parts();
+        if let Some(body) = parts.body.as_ref().filter(|body| !body.is_empty()) {
+            parts.headers.insert(CONTENT_LENGTH, body.len().into());
+        }
         let outgoing = join(origin, parts.target.as_str()).map(|uri| Self {
             uri,
             method: parts.target.method().clone(),
             headers: parts.headers,
+            body: parts.body,
         });
         (outgoing.ok_or(OriginError::Unsendable), slot)
+    }
+
+    /// The body that was judged; none where the rules did not ask for it.
+    pub(crate) fn take_body(&mut self) -> Option<Bytes> {
+        self.body.take()
     }
 
     /// Puts the rule's credential in, and takes out what would act beside it.
@@ -158,6 +170,7 @@ impl Outgoing {
             uri,
             method,
             headers,
+            body: _,
         } = self;
         // RFC 9110 §9.2.2: safe, and there is nothing of a body that would have to be kept.
         let again = (body.is_end_stream() && matches!(method, Method::GET | Method::HEAD))

@@ -14,8 +14,8 @@ use broker_process::tls::{self, ClientRoots, PostQuantum, TlsMin, TlsPolicy};
 use http::uri::{Authority, Scheme};
 
 use crate::accept_file::AcceptFile;
-use crate::config::{self, Accept, Config, Timeouts};
-use crate::credential::Credential;
+use crate::config::{self, Accept, Config, MissingVariables, Timeouts};
+use crate::credential::{Credential, CredentialError};
 use crate::origin::OriginClient;
 
 /// Origins may be old; the tunnel may not.
@@ -94,8 +94,8 @@ impl RulesInForce {
 /// One accept file's rules.
 pub(crate) struct Rules {
     pub(crate) set: RuleSet,
-    /// One for each rule of `set`, by its index.
-    routes: Vec<Route>,
+    /// One for each rule of `set`, by its index; none for a rule that is turned off.
+    routes: Vec<Option<Route>>,
     clients: Clients,
     /// Where they came from; none denies everything.
     pub(crate) source: Option<Source>,
@@ -150,9 +150,9 @@ impl Rules {
         };
         let text = str::from_utf8(&accept.bytes)
             .map_err(|error| fail(vec![format!("is not UTF-8: {error}")]))?;
-        let file = RuleFile::parse(text)
+        let file = RuleFile::parse_with(text, config.rules.unknown_keys)
             .map_err(|errors| fail(errors.to_string().lines().map(str::to_owned).collect()))?;
-        let set = RuleSet::compile(&file, List::Private, |origin| {
+        let mut set = RuleSet::compile(&file, List::Private, |origin| {
             match origin_settings(config, origin).encoded_slash {
                 config::EncodedSlash::Refuse => EncodedSlash::Refuse,
                 config::EncodedSlash::Data => EncodedSlash::Data,
@@ -160,17 +160,23 @@ impl Rules {
         });
         let mut problems = unused_origins(config, set.rules());
         let mut resolver = Resolver::new(config, previous.map(|rules| &rules.clients));
-        let routes = resolver.routes(set.rules(), &mut problems);
+        let (routes, turned_off) = resolver.routes(&set, &mut problems);
         if !problems.is_empty() {
             return Err(fail(problems));
+        }
+        let mut warnings: Vec<_> = file.warnings().iter().map(ToString::to_string).collect();
+        for (index, why) in turned_off {
+            set.disable(index);
+            warnings.push(format!(
+                "private[{index}] is turned off, it matches nothing: {why}"
+            ));
         }
         Ok(Self {
             routes,
             clients: resolver.clients,
             public_rules: file.rules(List::Public).len(),
-            warnings: file
-                .warnings()
-                .iter()
+            warnings: warnings
+                .into_iter()
                 .map(|warning| format!("{}: {warning}", path.display()))
                 .collect(),
             source: Some(Source {
@@ -188,7 +194,7 @@ impl Rules {
 
     /// Where a rule of this set leads.
     pub(crate) fn route(&self, rule: RuleIndex) -> Option<&Route> {
-        self.routes.get(rule.as_usize())
+        self.routes.get(rule.as_usize())?.as_ref()
     }
 }
 
@@ -230,6 +236,22 @@ struct Clients {
     by_origin: HashMap<(Scheme, Authority, Duration), OriginClient>,
 }
 
+/// Why it cannot be said where a rule leads.
+#[derive(Debug, thiserror::Error)]
+enum RouteError {
+    /// A variable is not set.
+    #[error("{0}")]
+    Missing(String),
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<String> for RouteError {
+    fn from(text: String) -> Self {
+        Self::Other(text)
+    }
+}
+
 /// Finds out where each rule leads, and collects the clients for that.
 struct Resolver<'r> {
     config: &'r Config,
@@ -250,22 +272,36 @@ impl<'r> Resolver<'r> {
         }
     }
 
-    fn routes(&mut self, rules: &[Rule], problems: &mut Vec<String>) -> Vec<Route> {
-        let mut routes = Vec::with_capacity(rules.len());
-        for (index, rule) in rules.iter().enumerate() {
-            match self.route(rule) {
-                Ok(route) => routes.push(route),
-                Err(problem) => problems.push(format!("private[{index}]: {problem}")),
+    /// Where each rule leads, and the rules that are turned off, each with the reason. What is wrong goes to
+    /// `problems`.
+    fn routes(
+        &mut self,
+        set: &RuleSet,
+        problems: &mut Vec<String>,
+    ) -> (Vec<Option<Route>>, Vec<(RuleIndex, String)>) {
+        let mut routes = Vec::with_capacity(set.len());
+        let mut turned_off = Vec::new();
+        for (index, rule) in set.indexed() {
+            match (self.route(rule), self.config.rules.missing_variables) {
+                (Ok(route), _) => routes.push(Some(route)),
+                (Err(RouteError::Missing(why)), MissingVariables::DisableRule) => {
+                    routes.push(None);
+                    turned_off.push((index, why));
+                }
+                (Err(error), _) => problems.push(format!("private[{index}]: {error}")),
             }
         }
-        routes
+        (routes, turned_off)
     }
 
-    fn route(&mut self, rule: &Rule) -> Result<Route, String> {
+    fn route(&mut self, rule: &Rule) -> Result<Route, RouteError> {
         let environment = &self.config.environment;
-        let template = rule.origin().ok_or("a private rule has no origin")?;
+        let missing = |field, error| RouteError::Missing(format!("{field}: {error}"));
+        let template = rule
+            .origin()
+            .ok_or_else(|| "a private rule has no origin".to_owned())?;
         let expanded = template.expand(|name| environment.get(name));
-        let expanded = expanded.map_err(|missing| format!("origin: {missing}"))?;
+        let expanded = expanded.map_err(|error| missing("origin", error))?;
         // A variable's value may bring userinfo of its own.
         let (userinfo, bare) = split_userinfo(&expanded);
         let origin = Origin::parse(&bare).map_err(|error| {
@@ -279,9 +315,10 @@ impl<'r> Resolver<'r> {
             (None, Some(userinfo)) => Some(Credential::from_userinfo(userinfo)),
             (None, None) => None,
         };
-        let credential = credential
-            .transpose()
-            .map_err(|error| format!("auth: {error}"))?;
+        let credential = credential.transpose().map_err(|error| match error {
+            CredentialError::Missing(error) => missing("auth", error),
+            error => RouteError::Other(format!("auth: {error}")),
+        })?;
         let timeouts = origin_settings(self.config, template.as_str()).timeouts;
         let client = self.client(&origin, timeouts)?;
         Ok(Route {

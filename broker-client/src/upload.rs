@@ -120,6 +120,11 @@ pub(crate) enum UploadBody {
         /// Made when the answer is over before the body.
         linger: Option<Pin<Box<Sleep>>>,
     },
+    /// Read to its end before it was judged.
+    Whole {
+        bytes: Bytes,
+        upload: Arc<Upload>,
+    },
     Empty,
 }
 
@@ -139,6 +144,20 @@ impl UploadBody {
         (body, upload)
     }
 
+    /// Sends a body that is already whole.
+    pub(crate) fn whole(bytes: Bytes) -> (Self, Arc<Upload>) {
+        let upload = Arc::new(Upload::new());
+        if bytes.is_empty() {
+            upload.end();
+            return (Self::Empty, upload);
+        }
+        let body = Self::Whole {
+            bytes,
+            upload: Arc::clone(&upload),
+        };
+        (body, upload)
+    }
+
     pub(crate) fn empty() -> Self {
         Self::Empty
     }
@@ -146,7 +165,7 @@ impl UploadBody {
 
 impl Drop for UploadBody {
     fn drop(&mut self) {
-        if let Self::Streaming { upload, .. } = self {
+        if let Self::Streaming { upload, .. } | Self::Whole { upload, .. } = self {
             upload.end();
         }
     }
@@ -161,13 +180,21 @@ impl Body for UploadBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let me = self.get_mut();
-        let Self::Streaming {
-            incoming,
-            upload,
-            linger,
-        } = me
-        else {
-            return Poll::Ready(None);
+        let (incoming, upload, linger) = match me {
+            Self::Streaming {
+                incoming,
+                upload,
+                linger,
+            } => (incoming, upload, linger),
+            Self::Whole { bytes, upload } => {
+                let bytes = std::mem::take(bytes);
+                upload
+                    .bytes
+                    .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                upload.end();
+                return Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))));
+            }
+            Self::Empty => return Poll::Ready(None),
         };
         upload.reader.register(cx.waker());
         if let Some(&answered) = upload.answered.get() {
@@ -194,6 +221,7 @@ impl Body for UploadBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Streaming { incoming, .. } => incoming.is_end_stream(),
+            Self::Whole { bytes, .. } => bytes.is_empty(),
             Self::Empty => true,
         }
     }
@@ -201,6 +229,7 @@ impl Body for UploadBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Streaming { incoming, .. } => incoming.size_hint(),
+            Self::Whole { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
             Self::Empty => SizeHint::with_exact(0),
         }
     }

@@ -223,6 +223,6 @@ fn decide(set: &RuleSet, method: &str, target: &str) -> Option<usize> {
     };
     match set.decide(question) {
         Decision::Allow(allowed) => Some(allowed.rule().as_usize()),
-        Decision::Deny(_) => None,
+        Decision::NeedsBody(_) | Decision::Deny(_) => None,
     }
 }

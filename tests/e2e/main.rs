@@ -9,6 +9,7 @@
 mod callers;
 mod canary;
 mod certificates;
+mod conditions;
 mod examples;
 mod failures;
 mod headers;

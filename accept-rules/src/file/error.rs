@@ -5,6 +5,9 @@ use std::fmt;
 use thiserror::Error;
 
 use super::MAX_FILE_LEN;
+use crate::body::BodyPathError;
+use crate::glob::GlobError;
+use crate::js_regex::JsRegexError;
 use crate::origin::OriginError;
 use crate::path_pattern::PathPatternError;
 use crate::rule::{List, RuleIndex};
@@ -188,6 +191,42 @@ pub enum Problem {
     /// An `@` with nothing before it.
     #[error("\"origin\": nothing stands before the \"@\"")]
     EmptyUserinfo,
+    /// A condition that lacks a part, or has one too many.
+    #[error("a condition of \"valid\" needs {needs}")]
+    ConditionFields {
+        /// What it needs.
+        needs: &'static str,
+    },
+    /// A glob for a query value that cannot be matched.
+    #[error("the query value {}: {error}", quoted(.glob))]
+    QueryGlob {
+        /// The glob.
+        glob: String,
+        /// What is wrong with it.
+        error: GlobError,
+    },
+    /// A header name that no request can have.
+    #[error("{} is no header name", quoted(.found))]
+    HeaderName {
+        /// The name.
+        found: String,
+    },
+    /// A place in the body that cannot be looked up.
+    #[error("the body path {}: {error}", quoted(.path))]
+    BodyPath {
+        /// The path.
+        path: String,
+        /// What is wrong with it.
+        error: BodyPathError,
+    },
+    /// An expression for a body value that cannot be matched.
+    #[error("the expression {}: {error}", quoted(.regex))]
+    BodyRegex {
+        /// The expression.
+        regex: String,
+        /// What is wrong with it.
+        error: JsRegexError,
+    },
     /// A scheme of `auth` that is not known.
     #[error("\"auth\": unknown scheme {}{}", quoted(.found), Suggestion(.suggestion))]
     UnknownScheme {

@@ -41,6 +41,31 @@ pub(super) const ACCEPT: Setting = Setting::new(
 .flag("accept")
 .env(&["ACCEPT"]);
 
+pub(super) const UNKNOWN_KEYS: Setting = Setting::new(
+    "rules.unknown-keys",
+    "refuse|warn",
+    "What becomes of a key in a rule that means nothing: the file is refused, or the key is warned about; \
+     what may be `valid`, `auth` or `method`, mistyped, is refused always",
+)
+.flag("unknown-keys")
+.env(&["BROKER_UNKNOWN_KEYS"])
+.default("refuse");
+pub(super) const MISSING_VARIABLES: Setting = Setting::new(
+    "rules.missing-variables",
+    "refuse|disable-rule",
+    "What becomes of a rule with a variable that is not set: the file is refused, or the rule alone is turned off",
+)
+.flag("missing-variables")
+.env(&["BROKER_MISSING_VARIABLES"])
+.default("refuse");
+pub(super) const BODY_LIMIT: Setting = Setting::new(
+    "rules.body-limit",
+    "BYTES",
+    "The longest body that is kept to be judged, where a rule asks about it; a longer one is answered with 413",
+)
+.env(&["BROKER_BODY_LIMIT"])
+.default("1048576");
+
 pub(super) const CA_CERT: Setting = Setting::new(
     "ca-cert",
     "FILE",
@@ -159,6 +184,11 @@ pub static TABLE: Table = Table {
         Group {
             title: "Connection",
             settings: &[AGENT, SERVER, SECRET, SECRET_FILE, ACCEPT],
+            sections: &[],
+        },
+        Group {
+            title: "Rules",
+            settings: &[UNKNOWN_KEYS, MISSING_VARIABLES, BODY_LIMIT],
             sections: &[],
         },
         Group {
