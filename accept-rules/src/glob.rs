@@ -124,10 +124,11 @@ fn read_segments(
 ) -> Result<Box<[Segment]>, GlobError> {
     let mut segments = Vec::new();
     for text in split(pattern) {
-        let segment = match known.get(text) {
-            Some(segment) => segment.clone(),
-            None => Segment::parse(text)?,
-        };
+        if let Some(segment) = known.get(text) {
+            segments.push(segment.clone());
+            continue;
+        }
+        let segment = Segment::parse(text)?;
         known.insert(text.to_owned(), segment.clone());
         segments.push(segment);
     }

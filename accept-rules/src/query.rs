@@ -135,11 +135,7 @@ fn check_name(name: &str) -> Result<(), QueryError> {
     }
     let is_beyond = |index: &str| {
         let is_number = !index.is_empty() && index.bytes().all(|byte| byte.is_ascii_digit());
-        is_number
-            && index
-                .parse::<usize>()
-                .is_ok_and(|index| index < MAX_ELEMENTS)
-                .eq(&false)
+        is_number && !index.parse().is_ok_and(|index: usize| index < MAX_ELEMENTS)
     };
     let mut indexes = brackets().filter_map(|bracket| bracket.split_once(']'));
     if indexes.any(|(index, _)| is_beyond(index)) {
