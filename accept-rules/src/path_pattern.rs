@@ -6,6 +6,7 @@ use regex::bytes;
 use regex::{Captures, Regex};
 use thiserror::Error;
 
+use crate::js_regex::{self, escape_in_class};
 use crate::target::MAX_TARGET_LEN;
 
 mod group;
@@ -250,14 +251,6 @@ fn default_value(prefix: Option<char>, before: Option<&Token>) -> Result<String,
     }
 }
 
-fn escape_in_class(c: char) -> String {
-    if c.is_ascii_punctuation() {
-        format!("\\{c}")
-    } else {
-        c.to_string()
-    }
-}
-
 fn compile(tokens: &[Token]) -> Result<bytes::Regex, PathPatternError> {
     let mut expression = String::from("^");
     for (index, token) in tokens.iter().enumerate() {
@@ -284,11 +277,8 @@ fn refused(error: regex::Error) -> PathPatternError {
     if matches!(error, regex::Error::CompiledTooBig(_)) {
         return PathPatternError::TooLarge;
     }
-    // The last line says what is wrong; those before draw the expression, which is ours.
-    let text = error.to_string();
-    let found = text.lines().last().unwrap_or_default();
     PathPatternError::Other {
-        found: found.trim_start_matches("error: ").to_owned(),
+        found: js_regex::complaint(&error),
     }
 }
 
