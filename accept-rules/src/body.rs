@@ -62,7 +62,7 @@ pub enum BodyError {
     /// Servers differ in which of the two they read.
     #[error("the body has an object with a name twice")]
     DuplicateName,
-    /// More than [`MAX_DEPTH`] levels.
+    /// More levels than a recursion can follow safely.
     #[error("the body nests deeper than {MAX_DEPTH} levels")]
     TooDeep,
 }

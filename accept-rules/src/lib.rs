@@ -31,6 +31,33 @@
 //! and is never part of the origin's text. A key that is unknown, or whose meaning is not enforced,
 //! makes the file refused: to ignore it would allow more than the file says.
 //!
+//! # Where it differs from the npm packages
+//! Rules without a version mean what the npm packages make of them that defined the format; tests
+//! compare the two on generated cases. The deliberate differences are these:
+//!
+//! | package | difference | why |
+//! |---|---|---|
+//! | path-to-regexp 1.9 | a target that servers read in more than one way matches nothing: dot segments, backslashes, empty segments, escaped letters; in a query, `//` and `..` are data | what is judged must be what an origin routes on |
+//! | path-to-regexp 1.9 | a path with `;parameters` must match without them too | Java servers route without them |
+//! | path-to-regexp 1.9 | a parameter that only look-ahead could end, as in `/:a--:b`, is refused | expressions run in linear time |
+//! | `RegExp` | look-around, backreferences, named groups, `\B`, and what JavaScript only tolerates, such as a `{` that starts no repetition, an empty class or an escaped letter without meaning, are refused by name | linear time, and nothing that is read otherwise here |
+//! | `RegExp` | only texts are tested; JavaScript turns numbers, lists and what is missing into texts | a missing value has a match for `undefined` |
+//! | qs 6 | a parameter must be there once and under one decoded name: no condition holds if another resembles it, be it in another case, as a list or an object, with space around it, or with `.`, `_`, a space or a bracket in the same place | other servers take it for the same |
+//! | qs 6 | nor if it stands in a parameter with a raw `;`, or with a `]=` behind its name | older servers split at `;`, and qs at `]=` |
+//! | qs 6 | nor if its value is not UTF-8 or has a zero byte | servers replace, drop, or stop there |
+//! | qs 6 | nor if its name is that of a member of all JavaScript objects, such as `constructor`, or empty, or has a bracket | qs drops it |
+//! | qs 6 | a query with more than 1,000 parameters, 5 brackets in a name, or 20 elements of a list, or with a name that is not UTF-8, satisfies no condition | qs drops or regroups the rest |
+//! | minimatch 3.1 | a `!(…)` that needs look-ahead is refused: in a group, behind a `*` or a group, or a second one in its segment | linear time |
+//! | minimatch 3.1 | what it misreads is refused by name: a `[` or `+(` without end, a wildcard right before a `)`, a vertical bar or a `]` that ends nothing, `\@`, and classes that start with `]` or have a range out of order or an escaped letter, digit, `-` or `@` | nobody means what it reads |
+//! | minimatch 3.1 | with several `**`, a value matches that 3.1.2 matches and later versions overlook | their search skips places, and 3.1.2 is what rules were written for |
+//! | minimatch 3.1 | more than 4,096 bytes, 1,000 alternatives, 64 KiB of them, or 63 segments with a `**` are refused | bounded time and memory |
+//! | undefsafe 2 | a `value` is compared, also without a `*` in the path | there the package sets the value instead |
+//! | undefsafe 2 | `false`, `0`, the empty text and `null` are values, also behind a `*`: they can equal | a condition that can never hold is no use |
+//! | undefsafe 2 | a scalar is not what a longer path reaches, and texts and lists have no `length` | the path says more than is there |
+//! | undefsafe 2 | `a[0]`, an empty name, and behind a `*` a quoted name with a `.` are refused | the package looks for something else |
+//! | undefsafe 2 | integers beyond 2^53 - 1 equal nothing | servers differ in which number they read |
+//! | `JSON.parse` | a body that is no JSON in UTF-8, has a name twice in an object, half a surrogate pair, a number too large for a double, or more than 100 levels, satisfies no condition | servers differ, and an empty object would stand for it otherwise |
+//!
 //! # The types
 //! [`RequestTarget`] is a method and a target that no server can read two ways; [`RuleSet`] decides
 //! on it, and nothing else can be asked. A verdict owns the request that it is about, so what is
