@@ -8,6 +8,7 @@ use crate::body::{BodyPath, Scalar};
 use crate::explain::Difference;
 use crate::glob::Glob;
 use crate::js_regex::JsRegex;
+use crate::path_glob::SegmentGlob;
 use crate::query::QueryValue;
 use crate::question::{Question, ReadBody};
 
@@ -30,7 +31,14 @@ pub(crate) struct Conditions {
 #[derive(Clone, Debug)]
 pub(crate) struct QueryCondition {
     pub(crate) name: Box<str>,
-    pub(crate) values: Box<[Glob]>,
+    pub(crate) values: Box<[ValueGlob]>,
+}
+
+/// A glob for a query value, in the notation of the file's form.
+#[derive(Clone, Debug)]
+pub(crate) enum ValueGlob {
+    Minimatch(Glob),
+    Segments(SegmentGlob),
 }
 
 /// A header that must be there once, with exactly one of some values.
@@ -113,6 +121,15 @@ impl QueryCondition {
             QueryValue::Ambiguous => return false,
         };
         self.values.iter().any(|glob| glob.matches(&value))
+    }
+}
+
+impl ValueGlob {
+    fn matches(&self, value: &str) -> bool {
+        match self {
+            Self::Minimatch(glob) => glob.matches(value),
+            Self::Segments(glob) => glob.matches(value),
+        }
     }
 }
 

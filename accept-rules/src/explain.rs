@@ -48,6 +48,12 @@ pub enum Difference {
     Path,
     /// The path has a `%2F`, which the rule or its origin refuses.
     EncodedSlash,
+    /// The path has an escape that nothing needs, such as `%2E`, which the rule refuses.
+    EncodedUnreserved,
+    /// Who asks.
+    Caller,
+    /// The rule's time is over.
+    Expired,
     /// A query parameter.
     Query {
         /// Which of the rule's conditions on the query.
@@ -73,7 +79,7 @@ impl Difference {
             Self::Disabled => 0,
             Self::Path => 1,
             Self::Method => 2,
-            Self::EncodedSlash => 3,
+            Self::EncodedSlash | Self::EncodedUnreserved | Self::Caller | Self::Expired => 3,
             Self::Query { .. } | Self::Header { .. } => 4,
             Self::Body { .. } | Self::UnreadableBody(_) => 5,
         }

@@ -8,12 +8,15 @@ use thiserror::Error;
 use crate::document::Node;
 use crate::origin::{OriginTemplate, split_userinfo};
 use crate::path_pattern::PathPattern;
-use crate::rule::{Auth, EncodedSlash, List, Methods, Rule, RuleIndex};
+use crate::rule::{
+    Auth, EncodedSlash, EncodedUnreserved, List, Methods, Pattern, Rule, RuleIndex, RuleTimeouts,
+};
 use crate::template::Template;
 use error::{nearest, quoted};
 
 mod condition;
 mod error;
+mod strict;
 
 pub use error::{FileError, FileErrors, Place, Problem};
 
@@ -45,7 +48,7 @@ const METHODS: &[&str] = &[
     "PURGE",
 ];
 
-const LIST_KEYS: &[&str] = &["private", "public"];
+const FILE_KEYS: &[&str] = &["private", "public", "version"];
 const RULE_KEYS: &[&str] = &["method", "path", "origin", "auth", "valid", "stream"];
 const AUTH_KEYS: &[&str] = &["scheme", "token", "username", "password"];
 const AUTH_SCHEMES: &[&str] = &["token", "bearer", "basic", "raw"];
@@ -149,6 +152,13 @@ struct Findings {
 
 type Entries = [(String, Node)];
 
+/// In which form a file's rules are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    WithoutVersion,
+    Version2,
+}
+
 fn read_lists(document: &Node, findings: &mut Findings) -> [Vec<Rule>; 2] {
     let errors = &mut findings.errors;
     let mut lists: [Vec<Rule>; 2] = Default::default();
@@ -163,29 +173,32 @@ fn read_lists(document: &Node, findings: &mut Findings) -> [Vec<Rule>; 2] {
         );
         return lists;
     };
-    if let Some(version) = find(entries, "version") {
-        // Its rules may have another form, so there is nothing else to say about them.
-        errors.push(
-            Place::File,
-            Problem::Version {
-                found: version_text(version),
-            },
-        );
-        return lists;
+    let form = match find(entries, "version") {
+        None => Form::WithoutVersion,
+        Some(Node::Number(version)) if version == "2" => Form::Version2,
+        Some(version) => {
+            // Its rules may have another form, so there is nothing else to say about them.
+            let found = version_text(version);
+            errors.push(Place::File, Problem::Version { found });
+            return lists;
+        }
+    };
+    if form == Form::Version2 {
+        findings.unknown_keys = UnknownKeys::Refuse;
     }
-    report_duplicates(entries, Place::File, errors);
+    report_duplicates(entries, Place::File, &mut findings.errors);
     let [private, public] = &mut lists;
     for (key, value) in entries {
         match key.as_str() {
-            "//" => {}
-            "private" => *private = read_list(List::Private, value, findings),
-            "public" => *public = read_list(List::Public, value, findings),
-            _ => match nearest(key, LIST_KEYS) {
-                None => findings.warnings.push(FileWarning::UnknownKey {
+            "//" | "version" => {}
+            "private" => *private = read_list(form, List::Private, value, findings),
+            "public" => *public = read_list(form, List::Public, value, findings),
+            _ => match (form, nearest(key, FILE_KEYS)) {
+                (Form::WithoutVersion, None) => findings.warnings.push(FileWarning::UnknownKey {
                     place: Place::File,
                     key: key.clone(),
                 }),
-                suggestion => {
+                (Form::WithoutVersion | Form::Version2, suggestion) => {
                     findings.errors.push(
                         Place::File,
                         Problem::UnknownKey {
@@ -200,7 +213,7 @@ fn read_lists(document: &Node, findings: &mut Findings) -> [Vec<Rule>; 2] {
     lists
 }
 
-fn read_list(list: List, value: &Node, findings: &mut Findings) -> Vec<Rule> {
+fn read_list(form: Form, list: List, value: &Node, findings: &mut Findings) -> Vec<Rule> {
     let Node::List(rules) = value else {
         findings.errors.push(
             Place::List(list),
@@ -217,7 +230,7 @@ fn read_list(list: List, value: &Node, findings: &mut Findings) -> Vec<Rule> {
                 index,
                 findings,
             }
-            .read(rule)
+            .read(form, rule)
         })
         .collect()
 }
@@ -230,11 +243,19 @@ struct RuleReader<'a> {
 }
 
 impl RuleReader<'_> {
-    fn read(mut self, rule: &Node) -> Option<Rule> {
+    fn read(mut self, form: Form, rule: &Node) -> Option<Rule> {
         let Node::Map(entries) = rule else {
             self.refuse(part_kind("the rule", "an object", rule));
             return None;
         };
+        report_duplicates(entries, self.place(), &mut self.findings.errors);
+        match form {
+            Form::WithoutVersion => self.read_unversioned(entries),
+            Form::Version2 => self.read_strict(entries),
+        }
+    }
+
+    fn read_unversioned(&mut self, entries: &Entries) -> Option<Rule> {
         self.check_keys(entries);
         let methods = self.read_method(entries);
         let path = self.read_path(entries);
@@ -245,11 +266,17 @@ impl RuleReader<'_> {
         Some(Rule {
             methods: methods?,
             path,
-            pattern,
+            pattern: Pattern::PathToRegexp(pattern),
             conditions: conditions?,
             origin,
             auth: auth.or(userinfo),
             encoded_slash: EncodedSlash::Data,
+            encoded_unreserved: EncodedUnreserved::Data,
+            callers: None,
+            expires: None,
+            timeouts: RuleTimeouts::default(),
+            keep_cookies: false,
+            allow_headers: Box::default(),
             disabled: false,
         })
     }
@@ -284,7 +311,6 @@ impl RuleReader<'_> {
     }
 
     fn check_keys(&mut self, entries: &Entries) {
-        report_duplicates(entries, self.place(), &mut self.findings.errors);
         for (key, _) in entries {
             if let Some(key) = UNSUPPORTED_RULE_KEYS.iter().find(|known| *known == key) {
                 self.refuse(Problem::UnsupportedKey { key });
@@ -333,13 +359,17 @@ impl RuleReader<'_> {
         } else {
             format!("/{text}")
         };
-        match PathPattern::parse(&path) {
-            Ok(pattern) => Some((path.into(), pattern)),
-            Err(error) => {
-                self.refuse(Problem::Path { path, error });
-                None
-            }
-        }
+        let pattern = self.path_pattern("path", &path)?;
+        Some((path.into(), pattern))
+    }
+
+    fn path_pattern(&mut self, field: &'static str, path: &str) -> Option<PathPattern> {
+        PathPattern::parse(path)
+            .map_err(|error| {
+                let path = path.to_owned();
+                self.refuse(Problem::Path { field, path, error });
+            })
+            .ok()
     }
 
     fn read_origin(&mut self, entries: &Entries) -> Option<(Option<OriginTemplate>, Option<Auth>)> {
@@ -450,6 +480,28 @@ impl RuleReader<'_> {
         Template::parse(text)
             .map_err(|error| self.refuse(Problem::Credential { field, error }))
             .ok()
+    }
+
+    /// The fields of an object that has these and no others. An unknown one is never only warned
+    /// about: what lost a part may hold where it must not.
+    fn fields<'n>(
+        &mut self,
+        field: &'static str,
+        expected: &'static str,
+        value: &'n Node,
+        known: &[&'static str],
+    ) -> Option<&'n Entries> {
+        let Node::Map(fields) = value else {
+            self.refuse(field_kind(field, expected, value));
+            return None;
+        };
+        report_duplicates(fields, self.place(), &mut self.findings.errors);
+        for (key, _) in fields {
+            if key != "//" && !known.contains(&key.as_str()) {
+                self.refuse_unknown_key(key, known);
+            }
+        }
+        Some(fields)
     }
 
     fn text<'n>(&mut self, field: &'static str, value: &'n Node) -> Option<&'n str> {
@@ -919,12 +971,14 @@ mod tests {
     fn a_version_is_refused_before_anything_else_is_said() {
         let refused = |version| errors(&format!(r#"{{"version": {version}, "private": [1]}}"#));
         for (version, shown) in [
-            ("2", "2"),
+            ("3", "3"),
             ("1", "1"),
+            ("2.0", "2.0"),
             (r#""2""#, r#""2""#),
             ("null", "nothing"),
         ] {
-            let text = r#"is not supported: leave the key out for the form without a version"#;
+            let text =
+                r#"is not supported: write 2, or leave the key out for the form without a version"#;
             assert_eq!(refused(version), format!(r#""version": {shown} {text}"#));
         }
     }

@@ -97,6 +97,7 @@ mod file;
 mod glob;
 mod js_regex;
 mod origin;
+mod path_glob;
 mod path_pattern;
 mod query;
 mod question;
@@ -115,9 +116,13 @@ pub use file::{
 pub use glob::GlobError;
 pub use js_regex::JsRegexError;
 pub use origin::{Origin, OriginError, OriginTemplate, split_userinfo};
+pub use path_glob::PathGlobError;
 pub use path_pattern::PathPatternError;
 pub use question::UnreadableBody;
-pub use rule::{Auth, EncodedSlash, List, Methods, Rule, RuleIndex};
+pub use rule::{
+    Auth, EncodedSlash, EncodedUnreserved, List, Methods, PatternKind, Rule, RuleIndex,
+    RuleTimeouts,
+};
 pub use rule_set::{Request, RuleSet};
 pub use target::{MAX_TARGET_LEN, RequestTarget, TargetError};
 pub use template::{MissingVariable, Template, TemplateError};

@@ -263,14 +263,21 @@ fn compile(tokens: &[Token]) -> Result<bytes::Regex, PathPatternError> {
         }
     }
     expression.push_str("/?$");
-    // Bytes and no Unicode: in JavaScript `\w`, `\d` and case are ASCII here, and so are targets.
-    bytes::RegexBuilder::new(&expression)
+    build_regex(&expression, true).map_err(refused)
+}
+
+/// Compiles an expression for a path. Bytes and no Unicode: in JavaScript `\w`, `\d` and case are
+/// ASCII here, and so are targets.
+pub(crate) fn build_regex(
+    expression: &str,
+    ignore_case: bool,
+) -> Result<bytes::Regex, regex::Error> {
+    bytes::RegexBuilder::new(expression)
         .unicode(false)
-        .case_insensitive(true)
+        .case_insensitive(ignore_case)
         .size_limit(COMPILED_SIZE_LIMIT)
         .dfa_size_limit(AUTOMATON_CACHE_LIMIT)
         .build()
-        .map_err(refused)
 }
 
 fn refused(error: regex::Error) -> PathPatternError {

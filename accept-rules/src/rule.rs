@@ -1,12 +1,14 @@
 //! A rule: what it matches, where that goes, and the credential that is put in.
 
 use std::fmt;
+use std::time::{Duration, SystemTime};
 
-use http::Method;
+use http::{HeaderName, Method};
 
 use crate::condition::{Conditions, Verdict};
 use crate::explain::Difference;
 use crate::origin::OriginTemplate;
+use crate::path_glob::PathGlob;
 use crate::path_pattern::PathPattern;
 use crate::question::Question;
 use crate::target::{RequestTarget, has_parameters};
@@ -35,12 +37,26 @@ impl fmt::Display for List {
 pub struct Rule {
     pub(crate) methods: Methods,
     pub(crate) path: Box<str>,
-    pub(crate) pattern: PathPattern,
+    pub(crate) pattern: Pattern,
     pub(crate) conditions: Conditions,
     pub(crate) origin: Option<OriginTemplate>,
     pub(crate) auth: Option<Auth>,
     pub(crate) encoded_slash: EncodedSlash,
+    pub(crate) encoded_unreserved: EncodedUnreserved,
+    /// None is whoever the server lets in.
+    pub(crate) callers: Option<Box<[Box<str>]>>,
+    pub(crate) expires: Option<SystemTime>,
+    pub(crate) timeouts: RuleTimeouts,
+    pub(crate) keep_cookies: bool,
+    pub(crate) allow_headers: Box<[HeaderName]>,
     pub(crate) disabled: bool,
+}
+
+/// What a request's path must be.
+#[derive(Clone, Debug)]
+pub(crate) enum Pattern {
+    PathToRegexp(PathPattern),
+    Glob(PathGlob),
 }
 
 /// The methods that a rule allows.
@@ -87,6 +103,49 @@ impl Rule {
         self.conditions.need_body()
     }
 
+    /// In which notation its path is written.
+    pub fn pattern_kind(&self) -> PatternKind {
+        match self.pattern {
+            Pattern::PathToRegexp(_) => PatternKind::PathToRegexp,
+            Pattern::Glob(_) => PatternKind::Glob,
+        }
+    }
+
+    /// Who may ask; none is whoever the server lets in.
+    pub fn callers(&self) -> Option<&[Box<str>]> {
+        self.callers.as_deref()
+    }
+
+    /// From when on it matches nothing.
+    pub fn expires(&self) -> Option<SystemTime> {
+        self.expires
+    }
+
+    /// How long the origin may take, where the rule says so.
+    pub fn timeouts(&self) -> RuleTimeouts {
+        self.timeouts
+    }
+
+    /// Whether cookies pass beside its credential, in both directions.
+    pub fn keep_cookies(&self) -> bool {
+        self.keep_cookies
+    }
+
+    /// The headers that pass beside its credential, though they may change who or what is asked.
+    pub fn allow_headers(&self) -> &[HeaderName] {
+        &self.allow_headers
+    }
+
+    /// Whether a `%2F` in a path is data to it; as its origin's settings have it, once compiled.
+    pub fn encoded_slash(&self) -> EncodedSlash {
+        self.encoded_slash
+    }
+
+    /// Whether an escape in a path that nothing needs is data to it.
+    pub fn encoded_unreserved(&self) -> EncodedUnreserved {
+        self.encoded_unreserved
+    }
+
     pub(crate) fn fit(&self, question: &Question<'_>) -> Fit {
         if self.disabled {
             return Fit::Differs(Difference::Disabled);
@@ -99,6 +158,17 @@ impl Rule {
         }
         if self.encoded_slash == EncodedSlash::Refuse && question.target.has_encoded_slash() {
             return Fit::Differs(Difference::EncodedSlash);
+        }
+        if self.encoded_unreserved == EncodedUnreserved::Refuse
+            && question.target.has_encoded_unreserved()
+        {
+            return Fit::Differs(Difference::EncodedUnreserved);
+        }
+        if !self.admits(question.caller) {
+            return Fit::Differs(Difference::Caller);
+        }
+        if self.expires.is_some_and(|end| question.now >= end) {
+            return Fit::Differs(Difference::Expired);
         }
         match self.conditions.judge(question) {
             Verdict::Hold => Fit::Matches,
@@ -116,6 +186,41 @@ impl Rule {
                     .path_without_parameters()
                     .is_none_or(|path| self.pattern.matches(path)))
     }
+
+    fn admits(&self, caller: &str) -> bool {
+        let named = |callers: &[Box<str>]| callers.iter().any(|name| **name == *caller);
+        self.callers().is_none_or(named)
+    }
+}
+
+impl Pattern {
+    fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::PathToRegexp(pattern) => pattern.matches(path),
+            Self::Glob(glob) => glob.matches(path),
+        }
+    }
+}
+
+/// In which notation a rule's path is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatternKind {
+    /// That of path-to-regexp 1.9.
+    PathToRegexp,
+    /// A glob of version 2.
+    Glob,
+}
+
+/// How long an origin may take; what is absent is as the origin's settings have it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RuleTimeouts {
+    /// To be connected to.
+    pub connect: Option<Duration>,
+    /// To begin its answer, from the end of the request.
+    pub first_byte: Option<Duration>,
+    /// To move anything, in either direction, while a body flows.
+    pub idle: Option<Duration>,
 }
 
 impl Methods {
@@ -134,6 +239,17 @@ pub enum EncodedSlash {
     /// Part of a segment, as rules read it.
     Data,
     /// A separator, for an origin that routes on the decoded path: no rule matches such a path.
+    Refuse,
+}
+
+/// What an escape in a request's path is to an origin that nothing needs: `%2D`, `%2E`, `%5F` and
+/// `%7E`. Escaped letters and digits are refused in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EncodedUnreserved {
+    /// Other text than the character itself, as rules read it.
+    Data,
+    /// The character itself, for an origin that routes on the decoded path: no rule matches such a
+    /// path.
     Refuse,
 }
 

@@ -20,12 +20,14 @@ pub struct RuleSet {
 
 impl RuleSet {
     /// Takes one list of a file; `policy` says what a `%2F` is to an origin, by its text as written.
+    /// Where either the origin or a rule refuses it, it is refused.
     pub fn compile(file: &RuleFile, list: List, policy: impl Fn(&str) -> EncodedSlash) -> Self {
         let with_policy = |rule: &Rule| {
             let mut rule = rule.clone();
-            rule.encoded_slash = rule
-                .origin()
-                .map_or(EncodedSlash::Data, |origin| policy(origin.as_str()));
+            let origin = rule.origin().map(|origin| policy(origin.as_str()));
+            if origin == Some(EncodedSlash::Refuse) {
+                rule.encoded_slash = EncodedSlash::Refuse;
+            }
             rule
         };
         Self {

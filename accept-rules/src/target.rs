@@ -22,6 +22,7 @@ pub struct RequestTarget {
     text: Box<str>,
     path_len: usize,
     encoded_slash: bool,
+    encoded_unreserved: bool,
     /// The path as a server reads it that drops `;parameters`, where that is another path.
     without_parameters: Option<Box<str>>,
 }
@@ -57,7 +58,8 @@ impl RequestTarget {
             method: method.clone(),
             text: raw.into(),
             path_len: path.len(),
-            encoded_slash: contains_encoded_slash(path),
+            encoded_slash: contains_escape(path, &["%2f"]),
+            encoded_unreserved: contains_escape(path, &["%2d", "%2e", "%5f", "%7e"]),
             without_parameters,
         })
     }
@@ -95,6 +97,12 @@ impl RequestTarget {
     /// Whether the path has a `%2F`, which servers that route on the decoded path take for a `/`.
     pub fn has_encoded_slash(&self) -> bool {
         self.encoded_slash
+    }
+
+    /// Whether the path has the escape of a character that needs none (RFC 3986 §2.3): `%2D`, `%2E`,
+    /// `%5F` or `%7E`. Letters and digits are never escaped in a target.
+    pub fn has_encoded_unreserved(&self) -> bool {
+        self.encoded_unreserved
     }
 
     /// The path without the `;parameters` of its segments, if it has any: Java servers, and others, route on that.
@@ -378,10 +386,12 @@ fn escaped_byte(text: &[u8], at: usize) -> Option<u8> {
     }
 }
 
-fn contains_encoded_slash(path: &str) -> bool {
-    path.as_bytes()
-        .windows(3)
-        .any(|escape| escape.eq_ignore_ascii_case(b"%2f"))
+fn contains_escape(path: &str, escapes: &[&str]) -> bool {
+    let is_one = |found: &[u8]| {
+        let mut escapes = escapes.iter();
+        escapes.any(|escape| found.eq_ignore_ascii_case(escape.as_bytes()))
+    };
+    path.contains('%') && path.as_bytes().windows(3).any(is_one)
 }
 
 #[cfg(test)]
@@ -632,6 +642,16 @@ mod tests {
         assert!(parse("/a%2F").unwrap().has_encoded_slash());
         assert!(!parse("/a?b%2F").unwrap().has_encoded_slash());
         assert!(!parse("/a%252F").unwrap().has_encoded_slash());
+    }
+
+    #[test]
+    fn an_escape_that_nothing_needs_is_seen_in_the_path_only() {
+        for path in ["/a%2Db", "/a%2dc", "/%2Ea", "/%5f", "/%7Ea"] {
+            assert!(parse(path).unwrap().has_encoded_unreserved(), "{path}");
+        }
+        for path in ["/a-b", "/a%2F%20%40", "/a?b%2E", "/a%252E"] {
+            assert!(!parse(path).unwrap().has_encoded_unreserved(), "{path}");
+        }
     }
 
     /// Texts made of the pieces that disguises are made of.

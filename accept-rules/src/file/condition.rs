@@ -1,12 +1,14 @@
 //! `valid`: what a rule without a version asks of query, headers and body.
 
+use http::HeaderName;
+
 use crate::body::{BodyPath, Scalar};
 use crate::condition::{
-    BodyCondition, BodyConditions, BodyTest, Conditions, HeaderCondition, QueryCondition,
+    BodyCondition, BodyConditions, BodyTest, Conditions, HeaderCondition, QueryCondition, ValueGlob,
 };
 use crate::document::Node;
 use crate::file::error::Problem;
-use crate::file::{Entries, RuleReader, field_kind, find, report_duplicates};
+use crate::file::{Entries, RuleReader, field_kind, find};
 use crate::glob::Glob;
 use crate::js_regex::JsRegex;
 
@@ -50,20 +52,12 @@ impl RuleReader<'_> {
     }
 
     fn read_condition(&mut self, entry: &Node) -> Option<Condition> {
-        let Node::Map(fields) = entry else {
-            self.refuse(field_kind("valid", "a list of objects", entry));
-            return None;
-        };
-        report_duplicates(fields, self.place(), &mut self.findings.errors);
-        for (key, _) in fields {
-            if key != "//" && !CONDITION_KEYS.contains(&key.as_str()) {
-                // Never only warned about: a condition that lost a part may hold where it must not.
-                self.refuse_unknown_key(key, CONDITION_KEYS);
-            }
-        }
+        let fields = self.fields("valid", "a list of objects", entry, CONDITION_KEYS)?;
         let given = |key| find(fields, key);
         match (given("path"), given("queryParam"), given("header")) {
-            (Some(path), None, None) => self.read_body_condition(path, fields),
+            (Some(path), None, None) => self
+                .read_body_condition("valid", path, fields)
+                .map(Condition::Body),
             (None, Some(name), None) => {
                 let name = self.text("queryParam", name)?;
                 self.read_query_condition(name, fields)
@@ -74,6 +68,7 @@ impl RuleReader<'_> {
             }
             _ => {
                 self.refuse(Problem::ConditionFields {
+                    field: "valid",
                     needs: "exactly one of \"path\", \"queryParam\" and \"header\"",
                 });
                 None
@@ -87,6 +82,7 @@ impl RuleReader<'_> {
             .into_iter()
             .map(|value| {
                 Glob::parse(value)
+                    .map(ValueGlob::Minimatch)
                     .map_err(|error| {
                         self.refuse(Problem::QueryGlob {
                             glob: value.to_owned(),
@@ -105,12 +101,7 @@ impl RuleReader<'_> {
 
     fn read_header_condition(&mut self, name: &str, fields: &Entries) -> Option<Condition> {
         let values = self.read_values("header", fields)?;
-        let Ok(header) = name.parse() else {
-            self.refuse(Problem::HeaderName {
-                found: name.to_owned(),
-            });
-            return None;
-        };
+        let header = self.header_name(name)?;
         let is_lower_case = !name.contains(|c: char| c.is_ascii_uppercase());
         Some(Condition::Header(HeaderCondition {
             name: name.into(),
@@ -119,7 +110,23 @@ impl RuleReader<'_> {
         }))
     }
 
-    fn read_body_condition(&mut self, path: &Node, fields: &Entries) -> Option<Condition> {
+    pub(super) fn header_name(&mut self, name: &str) -> Option<HeaderName> {
+        let header = name.parse().ok();
+        if header.is_none() {
+            self.refuse(Problem::HeaderName {
+                found: name.to_owned(),
+            });
+        }
+        header
+    }
+
+    /// The condition of `field` that stands in `fields`, and whose `path` this is.
+    pub(super) fn read_body_condition(
+        &mut self,
+        field: &'static str,
+        path: &Node,
+        fields: &Entries,
+    ) -> Option<BodyCondition> {
         let text = self.text("path", path)?;
         let path = match BodyPath::parse(text) {
             Ok(path) => path,
@@ -140,12 +147,13 @@ impl RuleReader<'_> {
             }
             _ => {
                 self.refuse(Problem::ConditionFields {
+                    field,
                     needs: "beside \"path\" either \"value\" or \"regex\"",
                 });
                 return None;
             }
         };
-        Some(Condition::Body(BodyCondition { path, test }))
+        Some(BodyCondition { path, test })
     }
 
     fn read_regex(&mut self, value: &Node) -> Option<JsRegex> {
@@ -186,6 +194,7 @@ impl RuleReader<'_> {
     ) -> Option<Vec<&'n str>> {
         let Some(value) = find(fields, "values") else {
             self.refuse(Problem::ConditionFields {
+                field: "valid",
                 needs: match subject {
                     "header" => "beside \"header\" a list of \"values\"",
                     _ => "beside \"queryParam\" a list of \"values\"",
@@ -195,6 +204,7 @@ impl RuleReader<'_> {
         };
         if find(fields, "value").is_some() || find(fields, "regex").is_some() {
             self.refuse(Problem::ConditionFields {
+                field: "valid",
                 needs: "\"value\" and \"regex\" only beside \"path\"",
             });
             return None;

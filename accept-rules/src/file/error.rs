@@ -9,6 +9,7 @@ use crate::body::BodyPathError;
 use crate::glob::GlobError;
 use crate::js_regex::JsRegexError;
 use crate::origin::OriginError;
+use crate::path_glob::PathGlobError;
 use crate::path_pattern::PathPatternError;
 use crate::rule::{List, RuleIndex};
 use crate::template::TemplateError;
@@ -158,7 +159,8 @@ pub enum Problem {
     },
     /// A form of the file that is not known, or not yet.
     #[error(
-        "\"version\": {found} is not supported: leave the key out for the form without a version"
+        "\"version\": {found} is not supported: write 2, or leave the key out for the form without \
+         a version"
     )]
     Version {
         /// The version.
@@ -173,12 +175,59 @@ pub enum Problem {
         suggestion: Option<&'static str>,
     },
     /// A path that cannot be matched.
-    #[error("\"path\" {}: {error}", quoted(.path))]
+    #[error("{field:?} {}: {error}", quoted(.path))]
     Path {
+        /// The field.
+        field: &'static str,
         /// The path.
         path: String,
         /// What is wrong with it.
         error: PathPatternError,
+    },
+    /// A glob that cannot be matched.
+    #[error("{field:?} {}: {error}", quoted(.glob))]
+    Glob {
+        /// The field.
+        field: &'static str,
+        /// The glob.
+        glob: String,
+        /// What is wrong with it.
+        error: PathGlobError,
+    },
+    /// Neither a glob nor a pattern for the path, or both.
+    #[error("exactly one of \"path\" and \"path-to-regexp\" is needed")]
+    PathChoice,
+    /// Keys that say the same thing in two ways.
+    #[error("{key:?} cannot stand beside \"valid\", which means the same in its own way")]
+    BesideValid {
+        /// The key beside it.
+        key: &'static str,
+    },
+    /// A list in which something must stand.
+    #[error("{field:?} is empty, so the rule would match nothing: name at least one")]
+    Empty {
+        /// The field.
+        field: &'static str,
+    },
+    /// A value that a field cannot have.
+    #[error("{field:?} cannot be {}: write {write}{}", quoted(.found), Suggestion(.suggestion))]
+    Value {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What it can be.
+        write: &'static str,
+        /// A possible value like it.
+        suggestion: Option<&'static str>,
+    },
+    /// A key of version 2 that nothing enforces yet: to ignore it would allow more.
+    #[error("{key:?} cannot be enforced by this version: take it out and {instead}")]
+    NotEnforced {
+        /// The key.
+        key: &'static str,
+        /// What to do without it.
+        instead: &'static str,
     },
     /// A private rule without origin.
     #[error(
@@ -192,8 +241,10 @@ pub enum Problem {
     #[error("\"origin\": nothing stands before the \"@\"")]
     EmptyUserinfo,
     /// A condition that lacks a part, or has one too many.
-    #[error("a condition of \"valid\" needs {needs}")]
+    #[error("a condition of {field:?} needs {needs}")]
     ConditionFields {
+        /// The field.
+        field: &'static str,
         /// What it needs.
         needs: &'static str,
     },
