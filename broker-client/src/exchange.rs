@@ -236,8 +236,9 @@ impl Exchange {
         let (mut head, incoming) = response.into_parts();
         let outcome = slot.outcome();
         outcome.status = Some(head.status.as_u16());
+        let beside_credential = route.credential.as_ref().map(|_| &*route.kept_headers);
         outcome.removed_response_headers =
-            hop::remove_from_response(&mut head.headers, route.credential.is_some());
+            hop::remove_from_response(&mut head.headers, beside_credential);
         outcome.location_passed = location::rewrite(&mut head.headers, &route.origin, &self.agent);
         let idle = (!is_long_lived(query.as_deref(), &head.headers)).then_some(limits.idle);
         head.extensions.clear();

@@ -152,9 +152,8 @@ impl Outgoing {
         let Some(credential) = &route.credential else {
             return;
         };
-        outcome
-            .removed_request_headers
-            .extend(hop::remove_beside_credential(&mut self.headers));
+        let removed = hop::remove_beside_credential(&mut self.headers, &route.kept_headers);
+        outcome.removed_request_headers.extend(removed);
         credential.inject(&mut self.headers);
         outcome.injected = true;
     }

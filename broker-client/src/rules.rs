@@ -11,6 +11,8 @@ use accept_rules::{
 };
 use broker_process::settings::nearest;
 use broker_process::tls::{self, ClientRoots, PostQuantum, TlsMin, TlsPolicy};
+use broker_protocol::hop;
+use http::HeaderName;
 use http::uri::{Authority, Scheme};
 
 use crate::accept_file::AcceptFile;
@@ -115,6 +117,8 @@ pub(crate) struct Route {
     pub(crate) origin: Origin,
     /// None leaves the caller's own `Authorization`.
     pub(crate) credential: Option<Credential>,
+    /// What is not removed beside the credential.
+    pub(crate) kept_headers: Box<[HeaderName]>,
     pub(crate) timeouts: Timeouts,
     pub(crate) client: OriginClient,
 }
@@ -319,11 +323,13 @@ impl<'r> Resolver<'r> {
             CredentialError::Missing(error) => missing("auth", error),
             error => RouteError::Other(format!("auth: {error}")),
         })?;
-        let timeouts = origin_settings(self.config, template.as_str()).timeouts;
+        let timeouts = timeouts(self.config, template.as_str(), rule);
+        let kept_headers = kept_headers(rule)?;
         let client = self.client(&origin, timeouts)?;
         Ok(Route {
             origin,
             credential,
+            kept_headers,
             timeouts,
             client,
         })
@@ -362,4 +368,30 @@ impl<'r> Resolver<'r> {
         self.clients.tls = Some(Arc::clone(&tls));
         Ok(tls)
     }
+}
+
+/// As the rule has them, or else as the settings have them for its origin.
+fn timeouts(config: &Config, origin: &str, rule: &Rule) -> Timeouts {
+    let settings = origin_settings(config, origin).timeouts;
+    let own = rule.timeouts();
+    Timeouts {
+        connect: own.connect.unwrap_or(settings.connect),
+        first_byte: own.first_byte.unwrap_or(settings.first_byte),
+        idle: own.idle.unwrap_or(settings.idle),
+    }
+}
+
+fn kept_headers(rule: &Rule) -> Result<Box<[HeaderName]>, String> {
+    let named = rule.allow_headers();
+    if let Some(name) = named.iter().find(|name| !hop::can_travel(name)) {
+        return Err(format!(
+            "\"allow-headers\" cannot be \"{name}\": headers of this name never travel"
+        ));
+    }
+    let cookies = if rule.keep_cookies() {
+        &hop::COOKIES[..]
+    } else {
+        &[]
+    };
+    Ok(named.iter().chain(cookies).cloned().collect())
 }

@@ -10,15 +10,15 @@
 //! | `Authorization: NTLM` and `Negotiate` | requests | they authenticate a connection, and connections are shared (RFC 4559) |
 //! | `WWW-Authenticate: NTLM` and `Negotiate` | answers | the same |
 //! | `Alt-Svc` | answers | names a host that the caller cannot and must not reach |
-//! | `Cookie`, other credentials, identity, impersonation, method and target override | requests into which a credential is injected | they change who or what is asked (see [`remove_beside_credential`]) |
-//! | `Set-Cookie` | answers to such requests | a session made with our credential is our credential |
+//! | `Cookie`, other credentials, identity, impersonation, method and target override | requests into which a credential is injected, unless the rule names them | they change who or what is asked (see [`remove_beside_credential`]) |
+//! | `Set-Cookie` | answers to such requests, unless the rule keeps cookies | a session made with our credential is our credential |
 //! | `Content-Length`, `Content-Type`, `Authorization` and others that frame or route | trailers | they come too late to be judged (RFC 9110 §6.5.1) |
 
 use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
-    COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
+    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
+    CONTENT_TYPE, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Frame;
@@ -39,6 +39,16 @@ static HOP_BY_HOP: [HeaderName; 9] = [
     PROXY_AUTHORIZATION,
     PROXY_AUTHENTICATE,
     HeaderName::from_static("proxy-authentication-info"),
+];
+
+const SET_COOKIE2: HeaderName = HeaderName::from_static("set-cookie2");
+
+/// Everything by which cookies travel, in either direction.
+pub static COOKIES: [HeaderName; 4] = [
+    COOKIE,
+    HeaderName::from_static("cookie2"),
+    SET_COOKIE,
+    SET_COOKIE2,
 ];
 
 /// What `Connection` cannot take away: removing it would change what the message is.
@@ -119,6 +129,13 @@ const IDENTITY: &[&str] = &[
     "x-rewrite-url",
 ];
 
+/// Whether headers of this name travel at all, so that they can be kept beside a credential.
+#[must_use]
+pub fn can_travel(name: &HeaderName) -> bool {
+    let never = [&HOST, &EXPECT, &TE, &ALT_SVC];
+    !(HOP_BY_HOP.contains(name) || is_reserved(name) || never.contains(&name))
+}
+
 /// Removes from a request what never travels.
 pub fn remove_from_request(headers: &mut HeaderMap) -> Removed {
     let mut removed = Removed::new();
@@ -142,19 +159,24 @@ pub fn remove_from_request(headers: &mut HeaderMap) -> Removed {
     removed
 }
 
-/// Removes from a request what would act beside the credential that we inject.
-pub fn remove_beside_credential(headers: &mut HeaderMap) -> Removed {
+/// Removes from a request what would act beside the credential that we inject, but for what is `kept`.
+pub fn remove_beside_credential(headers: &mut HeaderMap, kept: &[HeaderName]) -> Removed {
     let mut removed = Removed::new();
-    remove_where(headers, is_identity, &mut removed);
+    let is_bad = |name: &HeaderName| is_identity(name) && !kept.contains(name);
+    remove_where(headers, is_bad, &mut removed);
     removed
 }
 
-/// Removes from an answer what never travels, and cookies where the request carried our credential.
-pub fn remove_from_response(headers: &mut HeaderMap, credential_injected: bool) -> Removed {
+/// Removes from an answer what never travels, and cookies where the request carried our credential and not even
+/// cookies are kept beside it.
+pub fn remove_from_response(
+    headers: &mut HeaderMap,
+    beside_credential: Option<&[HeaderName]>,
+) -> Removed {
     let mut removed = Removed::new();
     remove_hop_by_hop(headers, &mut removed);
     remove(headers, &TE, &mut removed);
-    remove(headers, &HeaderName::from_static("alt-svc"), &mut removed);
+    remove(headers, &ALT_SVC, &mut removed);
     if headers
         .get_all(WWW_AUTHENTICATE)
         .iter()
@@ -169,13 +191,12 @@ pub fn remove_from_response(headers: &mut HeaderMap, credential_injected: bool) 
             headers.append(WWW_AUTHENTICATE, offer);
         }
     }
-    if credential_injected {
-        remove(headers, &SET_COOKIE, &mut removed);
-        remove(
-            headers,
-            &HeaderName::from_static("set-cookie2"),
-            &mut removed,
-        );
+    if let Some(kept) = beside_credential {
+        for name in [SET_COOKIE, SET_COOKIE2] {
+            if !kept.contains(&name) {
+                remove(headers, &name, &mut removed);
+            }
+        }
     }
     removed
 }
@@ -292,7 +313,11 @@ fn remove(headers: &mut HeaderMap, name: &HeaderName, removed: &mut Removed) {
     }
 }
 
-fn remove_where(headers: &mut HeaderMap, is_bad: fn(&HeaderName) -> bool, removed: &mut Removed) {
+fn remove_where(
+    headers: &mut HeaderMap,
+    is_bad: impl Fn(&HeaderName) -> bool,
+    removed: &mut Removed,
+) {
     let names: Vec<HeaderName> = headers
         .keys()
         .filter(|name| is_bad(name))
@@ -352,7 +377,7 @@ mod tests {
     #[test]
     fn a_length_beside_a_transfer_coding_does_not_travel() {
         let mut map = headers(&[("content-length", "3"), ("transfer-encoding", "chunked")]);
-        remove_from_response(&mut map, false);
+        remove_from_response(&mut map, None);
         assert_eq!(names(&map), [] as [&str; 0]);
     }
 
@@ -390,7 +415,7 @@ mod tests {
             "X-Original-URL",
         ] {
             let mut map = headers(&[(name, "admin"), ("accept", "*/*")]);
-            let removed = remove_beside_credential(&mut map);
+            let removed = remove_beside_credential(&mut map, &[]);
             assert_eq!(names(&map), ["accept"], "{name}");
             assert_eq!(removed.len(), 1, "{name}");
         }
@@ -410,7 +435,7 @@ mod tests {
             ("www-authenticate", "NTLM"),
             ("www-authenticate", "Basic realm=\"x\""),
         ]);
-        assert_eq!(remove_from_response(&mut map, false), [WWW_AUTHENTICATE]);
+        assert_eq!(remove_from_response(&mut map, None), [WWW_AUTHENTICATE]);
         assert_eq!(map["www-authenticate"], "Basic realm=\"x\"");
     }
 
@@ -433,11 +458,53 @@ mod tests {
             ("etag", "x"),
         ];
         let mut map = headers(&answer);
-        remove_from_response(&mut map, true);
+        remove_from_response(&mut map, Some(&[]));
         assert_eq!(names(&map), ["etag"]);
         let mut map = headers(&answer);
-        remove_from_response(&mut map, false);
+        remove_from_response(&mut map, None);
         assert_eq!(map.get_all("set-cookie").iter().count(), 2);
+    }
+
+    #[test]
+    fn what_a_rule_names_is_kept_beside_our_credential() {
+        let kept = [
+            COOKIE,
+            SET_COOKIE,
+            HeaderName::from_static("x-forwarded-for"),
+        ];
+        let mut map = headers(&[
+            ("cookie", "a=1"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x_forwarded_for", "192.0.2.2"),
+            ("sudo", "root"),
+        ]);
+        remove_beside_credential(&mut map, &kept);
+        assert_eq!(names(&map), ["cookie", "x-forwarded-for"]);
+        let mut map = headers(&[
+            ("set-cookie", "a=1"),
+            ("set-cookie2", "b=2"),
+            ("alt-svc", "x"),
+        ]);
+        remove_from_response(&mut map, Some(&kept));
+        assert_eq!(names(&map), ["set-cookie"]);
+    }
+
+    #[test]
+    fn what_never_travels_is_known_by_name() {
+        for name in [
+            "Connection",
+            "Upgrade",
+            "TE",
+            "Host",
+            "Broker-Caller",
+            "Proxy-Authorization",
+            "Alt-Svc",
+        ] {
+            assert!(!can_travel(&name.parse().unwrap()), "{name}");
+        }
+        for name in ["Cookie", "Set-Cookie", "X-Forwarded-For", "Accept"] {
+            assert!(can_travel(&name.parse().unwrap()), "{name}");
+        }
     }
 
     #[test]

@@ -27,13 +27,24 @@ struct Exchange {
 enum Auth {
     None,
     Injected,
+    /// Injected by a rule that keeps some headers beside it.
+    InjectedBeside,
 }
 
 impl Auth {
     fn rules(self, origin: &str) -> Value {
+        let auth = json!({"scheme": "token", "token": "of-the-customer"});
         let mut rule = json!({"method": "any", "path": "/*", "origin": origin});
-        if let Self::Injected = self {
-            rule["auth"] = json!({"scheme": "token", "token": "of-the-customer"});
+        match self {
+            Self::None => {}
+            Self::Injected => rule["auth"] = auth,
+            Self::InjectedBeside => {
+                let rule = json!({
+                    "path": "/**", "origin": origin, "auth": auth,
+                    "keep-cookies": true, "allow-headers": ["X-Remote-User"]
+                });
+                return json!({"version": 2, "private": [rule]});
+            }
         }
         json!({"private": [rule]})
     }
@@ -289,6 +300,43 @@ async fn beside_our_credential_no_other_identity_travels_and_no_cookie_comes_bac
     ] {
         assert!(!log.contains(value), "{value}");
     }
+}
+
+#[tokio::test]
+async fn what_a_rule_keeps_beside_its_credential_travels_and_nothing_else_does() {
+    let headers = [
+        ("authorization", "Bearer of-the-caller"),
+        ("cookie", "a=1"),
+        ("x-remote-user", "me"),
+        ("x_remote_user", "admin"),
+        ("private-token", "t"),
+    ];
+    let answer = [("Set-Cookie", "b=2"), ("Alt-Svc", "h3=\":443\"")];
+    let Exchange {
+        request,
+        answer,
+        outcome,
+        ..
+    } = exchange(
+        Auth::InjectedBeside,
+        Version::HTTP_11,
+        &headers,
+        origin::Answer::new(200, &answer, ""),
+    )
+    .await;
+
+    assert_eq!(
+        request.head.values("authorization"),
+        ["Token of-the-customer"]
+    );
+    assert_eq!(request.head.values("cookie"), ["a=1"]);
+    assert_eq!(request.head.values("x-remote-user"), ["me"]);
+    assert_eq!(
+        names(&outcome["removed_request_headers"]),
+        ["private-token", "x_remote_user"]
+    );
+    assert_eq!(answer.header("set-cookie"), Some("b=2"));
+    assert_eq!(names(&outcome["removed_response_headers"]), ["alt-svc"]);
 }
 
 #[tokio::test]

@@ -23,3 +23,4 @@ mod smuggling;
 mod streaming;
 mod tenants;
 mod tunnels;
+mod version_2;
