@@ -1,5 +1,6 @@
 //! Why a request is denied: the rule that comes nearest, and the first thing that differs from it.
 
+use crate::kubernetes::KubernetesDifference;
 use crate::question::{Question, UnreadableBody};
 use crate::rule::{Fit, Rule, RuleIndex};
 
@@ -46,6 +47,8 @@ pub enum Difference {
     Method,
     /// The path.
     Path,
+    /// What is asked of a Kubernetes API.
+    Kubernetes(KubernetesDifference),
     /// The path has a `%2F`, which the rule or its origin refuses.
     EncodedSlash,
     /// The path has an escape that nothing needs, such as `%2E`, which the rule refuses.
@@ -77,7 +80,13 @@ impl Difference {
     fn rank(&self) -> u8 {
         match self {
             Self::Disabled => 0,
-            Self::Path => 1,
+            Self::Path
+            | Self::Kubernetes(KubernetesDifference::Target | KubernetesDifference::Resource) => 1,
+            Self::Kubernetes(
+                KubernetesDifference::Namespace
+                | KubernetesDifference::Verb
+                | KubernetesDifference::Name,
+            ) => 3,
             Self::Method => 2,
             Self::EncodedSlash | Self::EncodedUnreserved | Self::Caller | Self::Expired => 3,
             Self::Query { .. } | Self::Header { .. } => 4,

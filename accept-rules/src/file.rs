@@ -16,6 +16,7 @@ use error::{nearest, quoted};
 
 mod condition;
 mod error;
+mod kubernetes;
 mod strict;
 
 pub use error::{FileError, FileErrors, Place, Problem};

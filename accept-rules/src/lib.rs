@@ -96,6 +96,7 @@ mod explain;
 mod file;
 mod glob;
 mod js_regex;
+mod kubernetes;
 mod origin;
 mod path_glob;
 mod path_pattern;
@@ -115,6 +116,7 @@ pub use file::{
 };
 pub use glob::GlobError;
 pub use js_regex::JsRegexError;
+pub use kubernetes::{KubernetesDifference, KubernetesResource, KubernetesRule, Verb};
 pub use origin::{Origin, OriginError, OriginTemplate, split_userinfo};
 pub use path_glob::PathGlobError;
 pub use path_pattern::PathPatternError;

@@ -128,6 +128,9 @@ pub enum PathGlobError {
         /// The segment.
         segment: String,
     },
+    /// Something else than a glob for one name.
+    #[error("write a name, or a glob within one, without \"/\" and \"**\"")]
+    NotOneSegment,
     /// The glob is longer than any target, or compiles to more than is reasonable.
     #[error("the glob is too large: use fewer braces")]
     TooLarge,
@@ -164,11 +167,13 @@ fn compile(glob: &str) -> Result<bytes::Regex, PathGlobError> {
         .map_err(|error| PathGlobError::Syntax {
             found: error.kind().to_string(),
         })?;
-    build_regex(glob.regex(), false).map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => PathGlobError::TooLarge,
-        other => PathGlobError::Syntax {
-            found: other.to_string(),
-        },
+    build_regex(glob.regex(), false).map_err(|error| {
+        if matches!(error, regex::Error::CompiledTooBig(_)) {
+            return PathGlobError::TooLarge;
+        }
+        PathGlobError::Syntax {
+            found: error.to_string(),
+        }
     })
 }
 

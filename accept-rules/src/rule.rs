@@ -7,6 +7,7 @@ use http::{HeaderName, Method};
 
 use crate::condition::{Conditions, Verdict};
 use crate::explain::Difference;
+use crate::kubernetes::KubernetesRule;
 use crate::origin::OriginTemplate;
 use crate::path_glob::PathGlob;
 use crate::path_pattern::PathPattern;
@@ -57,6 +58,7 @@ pub struct Rule {
 pub(crate) enum Pattern {
     PathToRegexp(PathPattern),
     Glob(PathGlob),
+    Kubernetes(KubernetesRule),
 }
 
 /// The methods that a rule allows.
@@ -83,7 +85,7 @@ impl Rule {
         &self.methods
     }
 
-    /// The path as written, with a leading `/`.
+    /// The path as written, with a leading `/`; in a Kubernetes rule, what it allows, in words.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -108,6 +110,15 @@ impl Rule {
         match self.pattern {
             Pattern::PathToRegexp(_) => PatternKind::PathToRegexp,
             Pattern::Glob(_) => PatternKind::Glob,
+            Pattern::Kubernetes(_) => PatternKind::Kubernetes,
+        }
+    }
+
+    /// What it allows of a Kubernetes API, where it is a rule of that kind.
+    pub fn kubernetes(&self) -> Option<&KubernetesRule> {
+        match &self.pattern {
+            Pattern::Kubernetes(rule) => Some(rule),
+            Pattern::PathToRegexp(_) | Pattern::Glob(_) => None,
         }
     }
 
@@ -153,8 +164,8 @@ impl Rule {
         if !self.methods.contain(question.target.method()) {
             return Fit::Differs(Difference::Method);
         }
-        if !self.matches_path(question.target) {
-            return Fit::Differs(Difference::Path);
+        if let Some(difference) = self.path_difference(question.target) {
+            return Fit::Differs(difference);
         }
         if self.encoded_slash == EncodedSlash::Refuse && question.target.has_encoded_slash() {
             return Fit::Differs(Difference::EncodedSlash);
@@ -177,28 +188,29 @@ impl Rule {
         }
     }
 
+    fn path_difference(&self, target: &RequestTarget) -> Option<Difference> {
+        let is_match = match &self.pattern {
+            Pattern::PathToRegexp(pattern) => {
+                self.matches_path(target, |path| pattern.matches(path))
+            }
+            Pattern::Glob(glob) => self.matches_path(target, |path| glob.matches(path)),
+            Pattern::Kubernetes(rule) => {
+                return rule.difference(target).map(Difference::Kubernetes);
+            }
+        };
+        (!is_match).then_some(Difference::Path)
+    }
+
     /// Whether the path matches, also as it reads without `;parameters`: `/*.tf` does not mean `/secrets.env;.tf`.
     /// A rule that writes parameters itself means them.
-    fn matches_path(&self, target: &RequestTarget) -> bool {
-        self.pattern.matches(target.path())
-            && (has_parameters(&self.path)
-                || target
-                    .path_without_parameters()
-                    .is_none_or(|path| self.pattern.matches(path)))
+    fn matches_path(&self, target: &RequestTarget, matches: impl Fn(&str) -> bool) -> bool {
+        matches(target.path())
+            && (has_parameters(&self.path) || target.path_without_parameters().is_none_or(&matches))
     }
 
     fn admits(&self, caller: &str) -> bool {
         let named = |callers: &[Box<str>]| callers.iter().any(|name| **name == *caller);
         self.callers().is_none_or(named)
-    }
-}
-
-impl Pattern {
-    fn matches(&self, path: &str) -> bool {
-        match self {
-            Self::PathToRegexp(pattern) => pattern.matches(path),
-            Self::Glob(glob) => glob.matches(path),
-        }
     }
 }
 
@@ -209,6 +221,8 @@ pub enum PatternKind {
     PathToRegexp,
     /// A glob of version 2.
     Glob,
+    /// None: it is about the resources of a Kubernetes API.
+    Kubernetes,
 }
 
 /// How long an origin may take; what is absent is as the origin's settings have it.

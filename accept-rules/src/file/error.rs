@@ -194,6 +194,14 @@ pub enum Problem {
         /// What is wrong with it.
         error: PathGlobError,
     },
+    /// A key that the kind of rule needs.
+    #[error("{key:?} is missing: name {what}")]
+    Missing {
+        /// The key.
+        key: &'static str,
+        /// What it has to name.
+        what: &'static str,
+    },
     /// Neither a glob nor a pattern for the path, or both.
     #[error("exactly one of \"path\" and \"path-to-regexp\" is needed")]
     PathChoice,

@@ -40,6 +40,8 @@ const PATH_KEYS: &[&str] = &[
     "encoded-slash",
     "encoded-unreserved",
 ];
+/// Keys of a rule about a Kubernetes API.
+const KUBERNETES_KEYS: &[&str] = &["verbs", "resources", "namespaces", "names"];
 const TIMEOUT_KEYS: &[&str] = &["connect", "first-byte", "idle"];
 const BODY_KEYS: &[&str] = &["any", "all"];
 const BODY_CONDITION_KEYS: &[&str] = &["path", "value", "regex"];
@@ -56,48 +58,98 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Longest name of a caller, in bytes: the server's own limit.
 const MAX_CALLER_LEN: usize = 63;
 
+/// What a rule of version 2 is about.
+#[derive(Clone, Copy)]
+enum Kind {
+    Path,
+    Kubernetes,
+}
+
+/// Which requests a rule matches.
+pub(super) struct Matched {
+    pub(super) methods: Methods,
+    pub(super) path: Box<str>,
+    pub(super) pattern: Pattern,
+    pub(super) conditions: Conditions,
+    pub(super) encoded_slash: EncodedSlash,
+    pub(super) encoded_unreserved: EncodedUnreserved,
+}
+
 impl RuleReader<'_> {
     /// Reads a rule of version 2. Where something is wrong with an optional part, what is returned
     /// does not matter: the file is refused.
     pub(super) fn read_strict(&mut self, entries: &Entries) -> Option<Rule> {
-        self.check_strict_keys(entries, &[SHARED_KEYS, PATH_KEYS].concat());
+        let kind = self.read_kind(entries)?;
+        let own_keys = match kind {
+            Kind::Path => PATH_KEYS,
+            Kind::Kubernetes => KUBERNETES_KEYS,
+        };
+        self.check_strict_keys(entries, &[SHARED_KEYS, own_keys].concat());
         self.refuse_not_enforced(entries);
-        let methods = self.read_methods(entries);
-        let path = self.read_strict_path(entries);
-        let conditions = self.read_strict_conditions(entries);
+        let matched = match kind {
+            Kind::Path => self.read_path_rule(entries),
+            Kind::Kubernetes => self.read_kubernetes(entries),
+        };
         let auth = self.read_auth(entries);
         let callers = self.read_callers(entries);
         let expires = self.read_expires(entries);
         let timeouts = self.read_timeouts(entries);
-        let encoded_slash = self.is_data(entries, "encoded-slash");
-        let encoded_unreserved = self.is_data(entries, "encoded-unreserved");
         let keep_cookies = self.flag(entries, "keep-cookies");
         let allow_headers = self.read_allow_headers(entries);
         let (origin, userinfo) = self.read_origin(entries)?;
-        let (path, pattern) = path?;
+        let matched = matched?;
         Some(Rule {
-            methods: methods?,
-            path,
-            pattern,
-            conditions: conditions?,
+            methods: matched.methods,
+            path: matched.path,
+            pattern: matched.pattern,
+            conditions: matched.conditions,
             origin,
             auth: auth.or(userinfo),
-            encoded_slash: if encoded_slash {
-                EncodedSlash::Data
-            } else {
-                EncodedSlash::Refuse
-            },
-            encoded_unreserved: if encoded_unreserved {
-                EncodedUnreserved::Data
-            } else {
-                EncodedUnreserved::Refuse
-            },
+            encoded_slash: matched.encoded_slash,
+            encoded_unreserved: matched.encoded_unreserved,
             callers,
             expires,
             timeouts,
             keep_cookies,
             allow_headers,
             disabled: false,
+        })
+    }
+
+    fn read_kind(&mut self, entries: &Entries) -> Option<Kind> {
+        let Some(value) = find(entries, "kind") else {
+            return Some(Kind::Path);
+        };
+        match self.text("kind", value)? {
+            "kubernetes" => Some(Kind::Kubernetes),
+            other => {
+                let write = "\"kubernetes\", or leave the key out for a rule about a path";
+                self.refuse_value("kind", other, write, &["kubernetes"]);
+                None
+            }
+        }
+    }
+
+    fn read_path_rule(&mut self, entries: &Entries) -> Option<Matched> {
+        let methods = self.read_methods(entries);
+        let path = self.read_strict_path(entries);
+        let conditions = self.read_strict_conditions(entries);
+        let encoded_slash = match self.is_data(entries, "encoded-slash") {
+            true => EncodedSlash::Data,
+            false => EncodedSlash::Refuse,
+        };
+        let encoded_unreserved = match self.is_data(entries, "encoded-unreserved") {
+            true => EncodedUnreserved::Data,
+            false => EncodedUnreserved::Refuse,
+        };
+        let (path, pattern) = path?;
+        Some(Matched {
+            methods: methods?,
+            path,
+            pattern,
+            conditions: conditions?,
+            encoded_slash,
+            encoded_unreserved,
         })
     }
 
@@ -430,7 +482,11 @@ impl RuleReader<'_> {
     }
 
     /// A list of texts, at least one.
-    fn some_texts<'n>(&mut self, field: &'static str, value: &'n Node) -> Option<Vec<&'n str>> {
+    pub(super) fn some_texts<'n>(
+        &mut self,
+        field: &'static str,
+        value: &'n Node,
+    ) -> Option<Vec<&'n str>> {
         let texts = self.texts(field, value)?;
         if texts.is_empty() {
             self.refuse(Problem::Empty { field });
@@ -438,7 +494,7 @@ impl RuleReader<'_> {
         Some(texts)
     }
 
-    fn refuse_value(
+    pub(super) fn refuse_value(
         &mut self,
         field: &'static str,
         found: &str,
@@ -455,7 +511,7 @@ impl RuleReader<'_> {
 }
 
 /// All of them, once each was read; none where one cannot be used.
-fn all<T, C: FromIterator<T>>(read: impl Iterator<Item = Option<T>>) -> Option<C> {
+pub(super) fn all<T, C: FromIterator<T>>(read: impl Iterator<Item = Option<T>>) -> Option<C> {
     let read: Vec<_> = read.collect();
     read.into_iter().collect()
 }
