@@ -4,7 +4,9 @@
 //! An accept file is JSON, with comments if need be, or YAML: two lists, `private` for what callers
 //! may ask of origins, `public` for what local applications may send towards the server.
 //! The first rule that matches allows a request; no match, no list and no file deny it.
+//! A file has one of two forms: the one without a version, or the strict one, `"version": 2`.
 //!
+//! ## Without a version
 //! | key | means | default |
 //! |---|---|---|
 //! | `method` | the method, in either case; `any` is all but `CONNECT` and `TRACE` | `GET` |
@@ -27,6 +29,43 @@
 //! | `path`, `value` | the value at this place of the JSON body is this one; with `*` in the path, one of the values is |
 //! | `path`, `regex` | the text at this place has a match; with `*`, one of the texts has |
 //!
+//! ## Version 2
+//! `origin` and `auth` are as above; everything else is narrower unless the rule says otherwise. Keys
+//! that are unknown or repeated are refused wherever they stand, and so are `limits`,
+//! `callers-signed` and `upgrade`, which nothing enforces yet. `//` is a comment.
+//!
+//! | key | means | default |
+//! |---|---|---|
+//! | `methods` | a list, or `"any"` | `["GET"]` |
+//! | `path` | a glob: `*` is within one segment, and not empty where it is all of it; `**`, a segment of its own, is any number of segments; `[a-z]` and `{a,b}`; letters match in the case that they are written in, and a slash at the end is one | this or the next |
+//! | `path-to-regexp` | a path with the meaning that it has without a version | |
+//! | `query` | `{name: [globs]}`: each parameter, absent ones being empty, matches one of its globs | anything |
+//! | `headers` | `{name: [values]}`: each header is there once, with exactly one of its values | anything |
+//! | `body` | `{"any": […]}` or `{"all": […]}` of `path` with `value` or `regex` | anything |
+//! | `valid` | instead of the last three: as without a version | |
+//! | `callers` | the names of the callers that are served | all |
+//! | `expires` | until when the rule holds: the end of a day, or a time, in UTC | for ever |
+//! | `timeout` | `connect`, `first-byte`, `idle` | the origin's settings |
+//! | `encoded-slash` | `data` lets a `%2F` in the path pass, unless the origin's settings refuse it | `refuse` |
+//! | `encoded-unreserved` | `data` lets `%2D`, `%2E`, `%5F` and `%7E` in the path pass | `refuse` |
+//! | `keep-cookies` | cookies pass beside the rule's credential, in both directions | `false` |
+//! | `allow-headers` | names that pass beside it, though they may change who or what is asked | none |
+//!
+//! A rule of the kind `kubernetes` has, instead of what is about a path:
+//!
+//! | key | means |
+//! |---|---|
+//! | `kind` | `kubernetes` |
+//! | `verbs` | `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection` |
+//! | `resources` | `resource[.group][/subresource]` such as `pods`, `deployments.apps`, `pods/log`; `*` for all resources, groups or subresources |
+//! | `namespaces` | globs, or `["*"]` for all, lists over all, and what stands in none |
+//! | `names` | globs for objects; a list, a watch or a `deletecollection` then needs the field selector `metadata.name=…` |
+//!
+//! No `*` means the resources `secrets` and `namespaces`, nor the subresources `exec`, `attach`,
+//! `portforward`, `proxy`, `log`, `token`, `ephemeralcontainers`, `approval`, `console` and `vnc`: they
+//! are named, or not allowed. A resource without a subresource allows none.
+//!
+//! ## In both
 //! `${NAME}` stands for a variable in `origin` and `auth`. Userinfo in an origin is a credential too,
 //! and is never part of the origin's text. A key that is unknown, or whose meaning is not enforced,
 //! makes the file refused: to ignore it would allow more than the file says.

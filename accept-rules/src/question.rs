@@ -15,9 +15,7 @@ use crate::target::RequestTarget;
 pub(crate) struct Question<'a> {
     pub(crate) target: &'a RequestTarget,
     pub(crate) headers: &'a HeaderMap,
-    #[expect(dead_code, reason = "rules of version 2 ask for it")]
     pub(crate) caller: &'a str,
-    #[expect(dead_code, reason = "rules of version 2 ask for it")]
     pub(crate) now: SystemTime,
     body: &'a ReadBody,
     query: OnceCell<Option<Query<'a>>>,
