@@ -34,6 +34,15 @@ impl Exit {
         }
     }
 
+    /// What was printed is a "no": exit code 1, and nothing more to say.
+    #[must_use]
+    pub fn negative() -> Self {
+        Self {
+            code: FAILURE,
+            message: None,
+        }
+    }
+
     /// Says it in the log, where it is found beside what led to it, and so not again on the terminal.
     #[must_use]
     pub fn logged(self) -> Self {

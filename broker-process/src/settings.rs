@@ -1,6 +1,7 @@
 //! Settings: declared once in a table, layered flag over environment over file over default.
 
 mod declaration;
+mod document;
 mod environment;
 mod file;
 mod reading;
@@ -8,6 +9,7 @@ mod reference;
 mod value;
 
 pub use declaration::{Group, Section, Setting, Table};
+pub use document::Document;
 pub use environment::Environment;
 pub use file::{Fields, Node};
 pub use reading::{Settings, SettingsError};

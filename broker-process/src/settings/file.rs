@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde_yaml::Value;
 use serde_yaml::value::Index as _;
 
@@ -39,12 +40,27 @@ impl SettingsFile {
         let text = fs::read_to_string(&path)
             .map_err(|error| format!("{name}: cannot read the settings file: {error}"))?;
         let folder = path.parent().unwrap_or(folder).to_owned();
-        let root = parse(&text).map_err(|error| format!("{name}: {error}"))?;
+        Self::parse(name, &text, folder)
+    }
+
+    /// Takes `text` for the file's content.
+    pub(super) fn parse(name: &str, text: &str, folder: PathBuf) -> Result<Self, String> {
+        let root = parse(text).map_err(|error| format!("{name}: {error}"))?;
         Ok(Self {
             name: name.to_owned(),
             folder,
             root,
         })
+    }
+
+    /// All of it.
+    pub(super) fn root<'f>(&'f self, problems: &'f Problems) -> Node<'f> {
+        Node {
+            file: self,
+            problems,
+            path: String::new(),
+            value: &self.root,
+        }
     }
 
     /// What a relative path in the file is relative to.
@@ -71,12 +87,7 @@ impl SettingsFile {
 
     /// Notes every key that the table does not know.
     pub(super) fn refuse_unknown(&self, table: &Table, problems: &Problems) {
-        let root = Node {
-            file: self,
-            problems,
-            path: String::new(),
-            value: &self.root,
-        };
+        let root = self.root(problems);
         let settings: Vec<&str> = table.settings().filter_map(super::Setting::key).collect();
         let sections: Vec<&str> = table.sections().map(|section| section.key).collect();
         refuse_unknown_under(&root, &settings, &sections);
@@ -231,6 +242,26 @@ impl<'f> Node<'f> {
     #[must_use]
     pub fn is_list(&self) -> bool {
         self.value.is_sequence()
+    }
+
+    /// Whether there is no value.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.value.is_null()
+    }
+
+    /// Whether it is a map.
+    #[must_use]
+    pub fn is_map(&self) -> bool {
+        self.value.is_mapping()
+    }
+
+    /// A value of any kind, as `T` reads it.
+    #[must_use]
+    pub fn deserialize<T: DeserializeOwned>(&self) -> Option<T> {
+        T::deserialize(self.value)
+            .map_err(|error| self.problem(error.to_string()))
+            .ok()
     }
 
     /// The text of a single value.

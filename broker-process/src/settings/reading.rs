@@ -18,6 +18,28 @@ pub struct SettingsError {
 }
 
 impl SettingsError {
+    pub(super) fn one(problem: String) -> Self {
+        Self {
+            problems: vec![problem],
+        }
+    }
+
+    /// Nothing, where nothing was noted.
+    pub(super) fn of(problems: Problems) -> Result<(), Self> {
+        // A place that is read twice is wrong once.
+        let mut lines: Vec<String> = Vec::new();
+        for problem in problems.into_lines() {
+            if !lines.contains(&problem) {
+                lines.push(problem);
+            }
+        }
+        if lines.is_empty() {
+            Ok(())
+        } else {
+            Err(Self { problems: lines })
+        }
+    }
+
     /// Each problem: its source, the field, the value, the fix.
     #[must_use]
     pub fn problems(&self) -> &[String] {
@@ -72,9 +94,7 @@ impl<'a> Settings<'a> {
                 settings.file = Some(file);
             }
             Some(Err(problem)) => {
-                return Err(SettingsError {
-                    problems: vec![problem],
-                });
+                return Err(SettingsError::one(problem));
             }
         }
         for variable in table.settings().flat_map(Setting::variables) {
@@ -168,18 +188,7 @@ impl<'a> Settings<'a> {
     /// # Errors
     /// If anything was noted.
     pub fn finish(self) -> Result<(), SettingsError> {
-        // A place that is read twice is wrong once.
-        let mut problems: Vec<String> = Vec::new();
-        for problem in self.problems.into_lines() {
-            if !problems.contains(&problem) {
-                problems.push(problem);
-            }
-        }
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(SettingsError { problems })
-        }
+        SettingsError::of(self.problems)
     }
 
     fn find(&self, setting: &Setting) -> Option<Found<'_>> {
