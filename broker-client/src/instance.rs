@@ -125,7 +125,7 @@ impl Instance {
     /// The audit log's file; `None` where there is no folder.
     #[must_use]
     pub fn audit_log(&self) -> Option<PathBuf> {
-        self.file("audit.jsonl")
+        self.file(AUDIT_LOG)
     }
 
     /// The socket that `broker-client status` asks; `None` where there is no folder.
@@ -150,6 +150,9 @@ impl Instance {
         }
     }
 }
+
+/// The audit log's name in an instance's folder.
+pub(crate) const AUDIT_LOG: &str = "audit.jsonl";
 
 /// The control socket's name in an instance's folder.
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
