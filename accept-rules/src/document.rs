@@ -6,6 +6,7 @@ use std::fmt;
 use jsonc_parser::ast;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Serialize, Serializer};
 
 /// Longest YAML text, in bytes: its parser takes some microseconds a byte for hostile nesting, and
 /// the largest rule files in use have less than a tenth of this.
@@ -50,6 +51,25 @@ impl Node {
             Self::Text(_) => "a text",
             Self::List(_) => "a list",
             Self::Map(_) => "an object",
+        }
+    }
+}
+
+impl Serialize for Node {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => serializer.serialize_unit(),
+            Self::Boolean(value) => serializer.serialize_bool(*value),
+            Self::Number(text) => match (text.parse::<i64>(), text.parse::<f64>()) {
+                (Ok(number), _) => serializer.serialize_i64(number),
+                (Err(_), Ok(number)) => serializer.serialize_f64(number),
+                (Err(_), Err(_)) => serializer.serialize_str(text),
+            },
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::List(list) => serializer.collect_seq(list),
+            Self::Map(entries) => {
+                serializer.collect_map(entries.iter().map(|(key, value)| (key, value)))
+            }
         }
     }
 }

@@ -151,7 +151,7 @@ struct Findings {
     warnings: Vec<FileWarning>,
 }
 
-type Entries = [(String, Node)];
+pub(crate) type Entries = [(String, Node)];
 
 /// In which form a file's rules are written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -532,7 +532,7 @@ impl RuleReader<'_> {
     }
 }
 
-fn find<'a>(entries: &'a Entries, key: &str) -> Option<&'a Node> {
+pub(crate) fn find<'a>(entries: &'a Entries, key: &str) -> Option<&'a Node> {
     entries
         .iter()
         .find(|(name, _)| name == key)

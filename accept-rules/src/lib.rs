@@ -127,6 +127,7 @@
 
 mod body;
 mod condition;
+mod convert;
 mod decision;
 #[cfg(test)]
 mod differential;
@@ -148,6 +149,7 @@ mod template;
 mod utf16;
 
 pub use body::{BodyError, BodyPathError};
+pub use convert::to_version_2;
 pub use decision::{Allowed, AllowedParts, BodyRefusal, Decision, Denied, DenyReason, Pending};
 pub use explain::{Difference, Nearest};
 pub use file::{

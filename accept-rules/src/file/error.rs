@@ -33,7 +33,7 @@ impl FileErrors {
         self.errors.iter()
     }
 
-    pub(super) fn one(problem: Problem) -> Self {
+    pub(crate) fn one(problem: Problem) -> Self {
         Self {
             errors: vec![FileError {
                 place: Place::File,
@@ -166,6 +166,9 @@ pub enum Problem {
         /// The version.
         found: String,
     },
+    /// A file that is to be converted, and is of version 2.
+    #[error("the file is of version 2 already")]
+    Converted,
     /// A method that no rule can allow.
     #[error("unknown method {}{}", quoted(.found), Suggestion(.suggestion))]
     UnknownMethod {
