@@ -17,9 +17,11 @@ use error::{nearest, quoted};
 mod condition;
 mod error;
 mod kubernetes;
+mod schema;
 mod strict;
 
 pub use error::{FileError, FileErrors, Place, Problem};
+pub use schema::SCHEMA;
 
 /// Longest accept file, in bytes; the largest in use have 72 KiB.
 pub const MAX_FILE_LEN: usize = 10 << 20;
@@ -49,7 +51,7 @@ const METHODS: &[&str] = &[
     "PURGE",
 ];
 
-const FILE_KEYS: &[&str] = &["private", "public", "version"];
+const FILE_KEYS: &[&str] = &["private", "public", "version", "$schema"];
 const RULE_KEYS: &[&str] = &["method", "path", "origin", "auth", "valid", "stream"];
 const AUTH_KEYS: &[&str] = &["scheme", "token", "username", "password"];
 const AUTH_SCHEMES: &[&str] = &["token", "bearer", "basic", "raw"];
@@ -191,7 +193,8 @@ fn read_lists(document: &Node, findings: &mut Findings) -> [Vec<Rule>; 2] {
     let [private, public] = &mut lists;
     for (key, value) in entries {
         match key.as_str() {
-            "//" | "version" => {}
+            // Editors look there for the schema of the file.
+            "//" | "version" | "$schema" => {}
             "private" => *private = read_list(form, List::Private, value, findings),
             "public" => *public = read_list(form, List::Public, value, findings),
             _ => match (form, nearest(key, FILE_KEYS)) {

@@ -153,7 +153,7 @@ pub use convert::to_version_2;
 pub use decision::{Allowed, AllowedParts, BodyRefusal, Decision, Denied, DenyReason, Pending};
 pub use explain::{Difference, Nearest};
 pub use file::{
-    FileError, FileErrors, FileWarning, MAX_FILE_LEN, Place, Problem, RuleFile, UnknownKeys,
+    FileError, FileErrors, FileWarning, MAX_FILE_LEN, Place, Problem, RuleFile, SCHEMA, UnknownKeys,
 };
 pub use glob::GlobError;
 pub use js_regex::JsRegexError;

@@ -106,7 +106,7 @@ async fn published_rule_files_load_in_the_agent() {
     assert!(loaded > 10, "{loaded} files");
 }
 
-fn examples() -> Vec<PathBuf> {
+pub(crate) fn examples() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let entries = fs::read_dir(folder)
         .unwrap()
@@ -116,7 +116,7 @@ fn examples() -> Vec<PathBuf> {
     folders
 }
 
-fn json_files(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn json_files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path());

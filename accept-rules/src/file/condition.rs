@@ -12,7 +12,8 @@ use crate::file::{Entries, RuleReader, field_kind, find};
 use crate::glob::Glob;
 use crate::js_regex::JsRegex;
 
-const CONDITION_KEYS: &[&str] = &["path", "value", "regex", "queryParam", "header", "values"];
+pub(super) const CONDITION_KEYS: &[&str] =
+    &["path", "value", "regex", "queryParam", "header", "values"];
 
 /// One entry of `valid`.
 enum Condition {

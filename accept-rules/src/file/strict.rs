@@ -15,7 +15,7 @@ use crate::path_glob::{PathGlob, PathGlobError, SegmentGlob};
 use crate::rule::{EncodedSlash, EncodedUnreserved, Methods, Pattern, Rule, RuleTimeouts};
 
 /// Keys of every rule.
-const SHARED_KEYS: &[&str] = &[
+pub(super) const SHARED_KEYS: &[&str] = &[
     "kind",
     "origin",
     "auth",
@@ -29,7 +29,7 @@ const SHARED_KEYS: &[&str] = &[
     "allow-headers",
 ];
 /// Keys of a rule about a path.
-const PATH_KEYS: &[&str] = &[
+pub(super) const PATH_KEYS: &[&str] = &[
     "methods",
     "path",
     "path-to-regexp",
@@ -41,13 +41,13 @@ const PATH_KEYS: &[&str] = &[
     "encoded-unreserved",
 ];
 /// Keys of a rule about a Kubernetes API.
-const KUBERNETES_KEYS: &[&str] = &["verbs", "resources", "namespaces", "names"];
-const TIMEOUT_KEYS: &[&str] = &["connect", "first-byte", "idle"];
-const BODY_KEYS: &[&str] = &["any", "all"];
-const BODY_CONDITION_KEYS: &[&str] = &["path", "value", "regex"];
+pub(super) const KUBERNETES_KEYS: &[&str] = &["verbs", "resources", "namespaces", "names"];
+pub(super) const TIMEOUT_KEYS: &[&str] = &["connect", "first-byte", "idle"];
+pub(super) const BODY_KEYS: &[&str] = &["any", "all"];
+pub(super) const BODY_CONDITION_KEYS: &[&str] = &["path", "value", "regex"];
 const LIMIT_KEYS: &[&str] = &["rate", "concurrency", "response-size"];
 const UPGRADES: &[&str] = &["websocket", "spdy"];
-const DATA_OR_REFUSE: &[&str] = &["refuse", "data"];
+pub(super) const DATA_OR_REFUSE: &[&str] = &["refuse", "data"];
 
 /// What `expires` gives its rule until: the end of that day.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
