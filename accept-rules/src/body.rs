@@ -156,6 +156,21 @@ impl BodyPath {
     }
 }
 
+impl fmt::Display for BodyPath {
+    /// As a rule file has it, but for quotes and brackets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, step) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "." };
+            let name = match step {
+                Step::Member(name) => name,
+                Step::Every => "*",
+            };
+            write!(f, "{separator}{name}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Why the path of a condition is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]

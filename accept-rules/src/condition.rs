@@ -48,7 +48,6 @@ pub(crate) struct HeaderCondition {
     /// are: no request has such a header, so the condition never holds.
     pub(crate) header: Option<HeaderName>,
     /// The name as written.
-    #[expect(dead_code, reason = "an explanation shows it")]
     pub(crate) name: Box<str>,
     pub(crate) values: Box<[Box<str>]>,
 }

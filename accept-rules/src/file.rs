@@ -12,7 +12,7 @@ use crate::rule::{
     Auth, EncodedSlash, EncodedUnreserved, List, Methods, Pattern, Rule, RuleIndex, RuleTimeouts,
 };
 use crate::template::Template;
-use error::{nearest, quoted};
+use error::nearest;
 
 mod condition;
 mod error;
@@ -21,6 +21,7 @@ mod schema;
 mod strict;
 
 pub use error::{FileError, FileErrors, Place, Problem};
+pub(crate) use error::{MAX_SHOWN, quoted};
 pub use schema::SCHEMA;
 
 /// Longest accept file, in bytes; the largest in use have 72 KiB.

@@ -126,6 +126,7 @@
 #![warn(clippy::wildcard_enum_match_arm)]
 
 mod body;
+mod candidates;
 mod condition;
 mod convert;
 mod decision;
@@ -151,7 +152,7 @@ mod utf16;
 pub use body::{BodyError, BodyPathError};
 pub use convert::to_version_2;
 pub use decision::{Allowed, AllowedParts, BodyRefusal, Decision, Denied, DenyReason, Pending};
-pub use explain::{Difference, Nearest};
+pub use explain::{Difference, Explanation, Nearest, Part, PathDifference};
 pub use file::{
     FileError, FileErrors, FileWarning, MAX_FILE_LEN, Place, Problem, RuleFile, SCHEMA, UnknownKeys,
 };

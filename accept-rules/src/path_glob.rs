@@ -4,7 +4,8 @@ use globset::GlobBuilder;
 use regex::bytes;
 use thiserror::Error;
 
-use crate::path_pattern::build_regex;
+use crate::explain::Segment;
+use crate::path_pattern::{build_regex, usable_ending};
 use crate::target::MAX_TARGET_LEN;
 
 /// A glob: `*` is within one segment, and not empty where it is all of it; `**`, a segment of its
@@ -69,6 +70,8 @@ impl SegmentGlob {
 #[derive(Clone, Debug)]
 pub(crate) struct PathGlob {
     glob: SegmentGlob,
+    /// What every matching path ends in, but for one `/`.
+    ending: Box<str>,
     /// Whether it says something about a `/` at the end.
     may_end_in_slash: bool,
 }
@@ -89,6 +92,7 @@ impl PathGlob {
         }
         Ok(Self {
             glob: SegmentGlob::parse(path)?,
+            ending: usable_ending(path.rsplit(is_special).next().unwrap_or_default()),
             may_end_in_slash: path.ends_with('/') || path.ends_with("/**"),
         })
     }
@@ -97,6 +101,27 @@ impl PathGlob {
     pub(crate) fn matches(&self, path: &str) -> bool {
         // A segment at the end that is empty is none that a `*` means.
         (self.may_end_in_slash || !path.ends_with('/')) && self.glob.matches(path)
+    }
+
+    /// What every matching path starts with.
+    pub(crate) fn head(&self) -> &str {
+        &self.glob.head
+    }
+
+    /// What every matching path ends in, but for one `/`.
+    pub(crate) fn ending(&self) -> &str {
+        &self.ending
+    }
+
+    /// What one segment of a rule's path matches by itself.
+    pub(crate) fn segment(text: &str) -> Segment<'_> {
+        match (text, text.split_once(is_special)) {
+            ("**", _) => Segment::Rest,
+            ("*", _) => Segment::Any,
+            (_, None) => Segment::Exact(text),
+            // Braces may go on over slashes.
+            (_, Some((start, _))) => Segment::Open(start),
+        }
     }
 }
 

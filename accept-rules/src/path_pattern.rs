@@ -6,6 +6,7 @@ use regex::bytes;
 use regex::{Captures, Regex};
 use thiserror::Error;
 
+use crate::explain::Segment;
 use crate::js_regex::{self, escape_in_class};
 use crate::target::MAX_TARGET_LEN;
 
@@ -19,6 +20,9 @@ const COMPILED_SIZE_LIMIT: usize = 1 << 20;
 /// is short, and hundreds of rules each keep a cache.
 const AUTOMATON_CACHE_LIMIT: usize = 1 << 16;
 
+/// What segments stand between.
+const DELIMITER: char = '/';
+
 /// A rule's path, ready to be matched.
 ///
 /// Letters match in either case, one `/` at the end is optional, and the whole path must match.
@@ -26,18 +30,25 @@ const AUTOMATON_CACHE_LIMIT: usize = 1 << 16;
 pub(crate) struct PathPattern {
     /// What every matching path starts with, in either case.
     head: Box<str>,
+    /// What every matching path ends in, in either case, but for one `/`.
+    ending: Box<str>,
     tail: Tail,
 }
 
 /// What may follow the head.
 #[derive(Clone, Debug)]
 enum Tail {
-    /// Nothing, or one `/`.
-    End,
-    /// Anything: the path ends in a bare `*`.
-    Anything,
+    /// These, one after the other, and then anything or nothing more.
+    Parts { parts: Box<[Part]>, open: bool },
     /// What the expression, which covers head and tail, says.
     Expression(bytes::Regex),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Literal(String),
+    /// `/` and one segment that is not empty: `:name`.
+    Segment,
 }
 
 impl PathPattern {
@@ -47,36 +58,103 @@ impl PathPattern {
             return Err(PathPatternError::TooLarge);
         }
         let tokens = tokenize(path)?;
-        let literal = match tokens.first() {
-            Some(Token::Literal(text)) => text.as_str(),
-            Some(Token::Parameter(_)) | None => "",
-        };
-        let (head, tail) = match tokens.as_slice() {
-            [] | [Token::Literal(_)] => (without_slash(literal).into(), Tail::End),
-            [Token::Parameter(only)] | [Token::Literal(_), Token::Parameter(only)]
-                if only.is_bare_asterisk() =>
-            {
-                (format!("{literal}{}", only.prefix_text()), Tail::Anything)
-            }
-            _ => (literal.into(), Tail::Expression(compile(&tokens)?)),
+        if let Some((parts, open)) = parts(&tokens) {
+            return Ok(Self::of_parts(parts, open));
+        }
+        let (head, ending) = match tokens.as_slice() {
+            [Token::Literal(head), .., Token::Literal(ending)] => (head.as_str(), ending.as_str()),
+            [Token::Literal(head), ..] => (head.as_str(), ""),
+            [.., Token::Literal(ending)] => ("", ending.as_str()),
+            _ => ("", ""),
         };
         Ok(Self {
             head: head.into(),
-            tail,
+            ending: usable_ending(without_slash(ending)),
+            tail: Tail::Expression(compile(&tokens)?),
         })
+    }
+
+    fn of_parts(mut parts: Vec<Part>, open: bool) -> Self {
+        let head = match parts.first_mut() {
+            Some(Part::Literal(text)) => std::mem::take(text).into_boxed_str(),
+            Some(Part::Segment) | None => Box::default(),
+        };
+        parts.retain(|part| *part != Part::Literal(String::new()));
+        let ending = match parts.last() {
+            Some(Part::Literal(text)) if !open => usable_ending(text),
+            Some(_) | None => Box::default(),
+        };
+        Self {
+            head,
+            ending,
+            tail: Tail::Parts {
+                parts: parts.into(),
+                open,
+            },
+        }
     }
 
     /// Whether `path`, a request target's path, matches as a whole.
     pub(crate) fn matches(&self, path: &str) -> bool {
-        let Some((head, tail)) = path.as_bytes().split_at_checked(self.head.len()) else {
+        let Some(mut rest) = strip(path, &self.head) else {
             return false;
         };
-        head.eq_ignore_ascii_case(self.head.as_bytes())
-            && match &self.tail {
-                Tail::End => matches!(tail, b"" | b"/"),
-                Tail::Anything => true,
-                Tail::Expression(expression) => expression.is_match(path.as_bytes()),
+        if !ends_like(path, &self.ending) {
+            return false;
+        }
+        match &self.tail {
+            Tail::Parts { parts, open } => {
+                for part in parts {
+                    match part.strip(rest) {
+                        Some(after) => rest = after,
+                        None => return false,
+                    }
+                }
+                *open || matches!(rest, "" | "/")
             }
+            Tail::Expression(expression) => expression.is_match(path.as_bytes()),
+        }
+    }
+
+    /// What every matching path starts with, in either case.
+    pub(crate) fn head(&self) -> &str {
+        &self.head
+    }
+
+    /// What every matching path ends in, in either case, but for one `/`.
+    pub(crate) fn ending(&self) -> &str {
+        &self.ending
+    }
+
+    /// What one segment of a rule's path matches by itself.
+    pub(crate) fn segment(text: &str) -> Segment<'_> {
+        if text == "*" {
+            return Segment::Rest;
+        }
+        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let name = text.strip_prefix(':').unwrap_or_default();
+        if !name.is_empty() && name.chars().all(is_word) {
+            return Segment::Any;
+        }
+        match text.split_once([':', '*', '(', '\\']) {
+            None => Segment::Literal(text),
+            // A dot before a parameter belongs to it, and may be left out with it.
+            Some((start, _)) => Segment::Open(start.strip_suffix('.').unwrap_or(start)),
+        }
+    }
+}
+
+impl Part {
+    /// What follows it.
+    fn strip<'p>(&self, path: &'p str) -> Option<&'p str> {
+        match self {
+            Self::Literal(text) => strip(path, text),
+            Self::Segment => {
+                let path = path.strip_prefix('/')?;
+                let end = path.find('/').unwrap_or(path.len());
+                path.get(end..).filter(|_| end > 0)
+            }
+        }
     }
 }
 
@@ -132,8 +210,9 @@ struct Parameter {
 }
 
 impl Parameter {
-    fn is_bare_asterisk(&self) -> bool {
-        self.asterisk
+    fn is_segment(&self) -> bool {
+        let whole = self.prefix == Some(DELIMITER) && !self.partial;
+        whole && !self.optional && !self.repeated && self.value == without(DELIMITER)
     }
 
     fn prefix_text(&self) -> String {
@@ -233,11 +312,10 @@ fn parameter(
 /// The expression of a parameter that has none of its own: no delimiter in it, and, since 1.9.0,
 /// where a text stands between two parameters, that text not in it either unless it is all of it.
 fn default_value(prefix: Option<char>, before: Option<&Token>) -> Result<String, PathPatternError> {
-    let delimiter = prefix.unwrap_or('/');
-    let plain = format!("[^{}]+?", escape_in_class(delimiter));
+    let delimiter = prefix.unwrap_or(DELIMITER);
     let text = match (prefix, before) {
         (None, Some(Token::Literal(text))) if !text.contains(delimiter) => text,
-        _ => return Ok(plain),
+        _ => return Ok(without(delimiter)),
     };
     let mut chars = text.chars();
     match (chars.next(), chars.next()) {
@@ -249,6 +327,32 @@ fn default_value(prefix: Option<char>, before: Option<&Token>) -> Result<String,
         )),
         _ => Err(PathPatternError::LookAhead { text: text.clone() }),
     }
+}
+
+/// The expression of what has no `delimiter`.
+fn without(delimiter: char) -> String {
+    format!("[^{}]+?", escape_in_class(delimiter))
+}
+
+/// The path as parts, and whether anything may follow, where it is made of literals and whole segments
+/// alone.
+fn parts(tokens: &[Token]) -> Option<(Vec<Part>, bool)> {
+    let (tokens, rest) = match tokens {
+        [before @ .., Token::Parameter(last)] if last.asterisk => (before, Some(last)),
+        _ => (tokens, None),
+    };
+    let part = |token: &Token| match token {
+        Token::Literal(text) => Some(Part::Literal(text.clone())),
+        Token::Parameter(parameter) => parameter.is_segment().then_some(Part::Segment),
+    };
+    let mut parts = tokens.iter().map(part).collect::<Option<Vec<_>>>()?;
+    match (parts.last_mut(), rest) {
+        (Some(Part::Literal(text)), Some(rest)) => text.push_str(&rest.prefix_text()),
+        (_, Some(rest)) => parts.push(Part::Literal(rest.prefix_text())),
+        (Some(Part::Literal(text)), None) => text.truncate(without_slash(text).len()),
+        (Some(Part::Segment) | None, None) => {}
+    }
+    Some((parts, rest.is_some()))
 }
 
 fn compile(tokens: &[Token]) -> Result<bytes::Regex, PathPatternError> {
@@ -289,6 +393,29 @@ fn refused(error: regex::Error) -> PathPatternError {
     }
 }
 
+/// What follows `start`, in either case.
+fn strip<'p>(path: &'p str, start: &str) -> Option<&'p str> {
+    let (found, rest) = path.split_at_checked(start.len())?;
+    found.eq_ignore_ascii_case(start).then_some(rest)
+}
+
+/// An ending that itself ends in a slash says nothing: the slash may be the optional one.
+pub(crate) fn usable_ending(text: &str) -> Box<str> {
+    if text.ends_with('/') {
+        Box::default()
+    } else {
+        text.into()
+    }
+}
+
+/// Whether `path` ends so, in either case, but for one `/`.
+pub(crate) fn ends_like(path: &str, ending: &str) -> bool {
+    let path = without_slash(path).as_bytes();
+    let start = path.len().checked_sub(ending.len());
+    let found = start.and_then(|start| path.get(start..));
+    found.is_some_and(|found| found.eq_ignore_ascii_case(ending.as_bytes()))
+}
+
 /// A slash at the end of the pattern is as optional as one at the end of the path.
 fn without_slash(text: &str) -> &str {
     text.strip_suffix('/').unwrap_or(text)
@@ -321,6 +448,14 @@ mod tests {
         );
         assert_matches("/user/", &["/user", "/user/"], &["/user/a"]);
         assert_matches("/a.b+c", &["/a.b+c"], &["/axb+c", "/a.bbc"]);
+    }
+
+    #[test]
+    fn whole_segments_need_no_expression() {
+        for pattern in ["/", "/a/:b", "/:a/:b/c/*", "/a/:b/", "/:a/b*", "/*"] {
+            let compiled = PathPattern::parse(pattern).unwrap();
+            assert!(matches!(compiled.tail, Tail::Parts { .. }), "{pattern}");
+        }
     }
 
     #[test]
@@ -456,13 +591,28 @@ mod tests {
     proptest! {
         #[test]
         fn the_short_cuts_agree_with_the_expression(
-            pattern in "/[ab/]{0,4}\\*?",
+            pattern in "(/(a|b|:x)?){1,4}[ab/]{0,2}\\*?",
             path in "/[abAB/]{0,6}",
         ) {
             let compiled = PathPattern::parse(&pattern).unwrap();
-            prop_assert!(!matches!(compiled.tail, Tail::Expression(_)));
-            let expression = compile(&tokenize(&pattern).unwrap()).unwrap();
+            let tokens = tokenize(&pattern).unwrap();
+            prop_assert_eq!(parts(&tokens).is_none(), matches!(compiled.tail, Tail::Expression(_)));
+            let expression = compile(&tokens).unwrap();
             prop_assert_eq!(compiled.matches(&path), expression.is_match(path.as_bytes()));
+        }
+
+        #[test]
+        fn head_and_ending_are_in_every_matching_path(
+            pattern in "/[ab]{0,2}(/|:x|:x[?]|/:x[*]|[*]|a|/b|/){0,4}",
+            path in "/[abAB/]{0,6}",
+        ) {
+            let Ok(tokens) = tokenize(&pattern) else { return Ok(()) };
+            let Ok(expression) = compile(&tokens) else { return Ok(()) };
+            if expression.is_match(path.as_bytes()) {
+                let compiled = PathPattern::parse(&pattern).unwrap();
+                prop_assert!(strip(&path, compiled.head()).is_some());
+                prop_assert!(ends_like(&path, compiled.ending()));
+            }
         }
 
         #[test]

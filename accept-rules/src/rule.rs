@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderName, Method};
 
 use crate::condition::{Conditions, Verdict};
-use crate::explain::Difference;
+use crate::explain::{Difference, Segment};
 use crate::kubernetes::KubernetesRule;
 use crate::origin::OriginTemplate;
 use crate::path_glob::PathGlob;
@@ -70,7 +70,7 @@ pub enum Methods {
     Only(Box<[Method]>),
 }
 
-/// How a rule fits a request.
+/// How a rule fits a request whose method and path it means.
 pub(crate) enum Fit {
     Matches,
     /// All but the body is as the rule wants it.
@@ -157,16 +157,16 @@ impl Rule {
         self.encoded_unreserved
     }
 
+    /// Whether it is in force, and means the method and the path.
+    pub(crate) fn covers(&self, target: &RequestTarget) -> bool {
+        !self.disabled
+            && self.methods.contain(target.method())
+            && self.pattern.matches(target)
+            && self.matches_without_parameters(target)
+    }
+
+    /// How it fits a request beyond method and path.
     pub(crate) fn fit(&self, question: &Question<'_>) -> Fit {
-        if self.disabled {
-            return Fit::Differs(Difference::Disabled);
-        }
-        if !self.methods.contain(question.target.method()) {
-            return Fit::Differs(Difference::Method);
-        }
-        if let Some(difference) = self.path_difference(question.target) {
-            return Fit::Differs(difference);
-        }
         if self.encoded_slash == EncodedSlash::Refuse && question.target.has_encoded_slash() {
             return Fit::Differs(Difference::EncodedSlash);
         }
@@ -188,29 +188,63 @@ impl Rule {
         }
     }
 
-    fn path_difference(&self, target: &RequestTarget) -> Option<Difference> {
-        let is_match = match &self.pattern {
-            Pattern::PathToRegexp(pattern) => {
-                self.matches_path(target, |path| pattern.matches(path))
-            }
-            Pattern::Glob(glob) => self.matches_path(target, |path| glob.matches(path)),
-            Pattern::Kubernetes(rule) => {
-                return rule.difference(target).map(Difference::Kubernetes);
-            }
+    /// Whether a path that matches does so without its `;parameters` too: `/*.tf` does not mean
+    /// `/secrets.env;.tf`. A rule that writes parameters itself means them, and no path of a
+    /// Kubernetes API has any.
+    pub(crate) fn matches_without_parameters(&self, target: &RequestTarget) -> bool {
+        let Some(path) = target.path_without_parameters() else {
+            return true;
         };
-        (!is_match).then_some(Difference::Path)
+        has_parameters(&self.path) || self.pattern.matches_path(path)
     }
 
-    /// Whether the path matches, also as it reads without `;parameters`: `/*.tf` does not mean `/secrets.env;.tf`.
-    /// A rule that writes parameters itself means them.
-    fn matches_path(&self, target: &RequestTarget, matches: impl Fn(&str) -> bool) -> bool {
-        matches(target.path())
-            && (has_parameters(&self.path) || target.path_without_parameters().is_none_or(&matches))
+    /// What one segment of its path matches by itself.
+    pub(crate) fn segment<'s>(&self, text: &'s str) -> Segment<'s> {
+        match &self.pattern {
+            Pattern::PathToRegexp(_) | Pattern::Kubernetes(_) => PathPattern::segment(text),
+            Pattern::Glob(_) => PathGlob::segment(text),
+        }
     }
 
     fn admits(&self, caller: &str) -> bool {
         let named = |callers: &[Box<str>]| callers.iter().any(|name| **name == *caller);
         self.callers().is_none_or(named)
+    }
+}
+
+impl Pattern {
+    /// Whether the path is as it wants it, with its `;parameters`.
+    pub(crate) fn matches(&self, target: &RequestTarget) -> bool {
+        match self {
+            Self::PathToRegexp(_) | Self::Glob(_) => self.matches_path(target.path()),
+            Self::Kubernetes(rule) => rule.difference(target).is_none(),
+        }
+    }
+
+    fn matches_path(&self, path: &str) -> bool {
+        match self {
+            Self::PathToRegexp(pattern) => pattern.matches(path),
+            Self::Glob(glob) => glob.matches(path),
+            Self::Kubernetes(_) => false,
+        }
+    }
+
+    /// What every matching path starts with, perhaps in another case.
+    pub(crate) fn head(&self) -> &str {
+        match self {
+            Self::PathToRegexp(pattern) => pattern.head(),
+            Self::Glob(glob) => glob.head(),
+            Self::Kubernetes(_) => "",
+        }
+    }
+
+    /// What every matching path ends in, perhaps in another case, and but for one `/`.
+    pub(crate) fn ending(&self) -> &str {
+        match self {
+            Self::PathToRegexp(pattern) => pattern.ending(),
+            Self::Glob(glob) => glob.ending(),
+            Self::Kubernetes(_) => "",
+        }
     }
 }
 
@@ -243,6 +277,18 @@ impl Methods {
         match self {
             Self::Any => *method != Method::CONNECT && *method != Method::TRACE,
             Self::Only(methods) => methods.contains(method),
+        }
+    }
+}
+
+impl fmt::Display for Methods {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any"),
+            Self::Only(methods) => {
+                let names: Vec<_> = methods.iter().map(Method::as_str).collect();
+                f.write_str(&names.join(", "))
+            }
         }
     }
 }

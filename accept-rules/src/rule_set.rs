@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::HeaderMap;
 
+use crate::candidates::Candidates;
 use crate::decision::{Allowed, AllowedParts, Decision, Denied, DenyReason, Pending};
 use crate::explain::Nearest;
 use crate::file::RuleFile;
@@ -15,7 +16,9 @@ use crate::target::RequestTarget;
 /// One list of rules, ready to decide: the first rule that matches allows, and no match is a deny.
 #[derive(Clone, Debug)]
 pub struct RuleSet {
+    list: List,
     rules: Box<[Rule]>,
+    candidates: Candidates,
 }
 
 impl RuleSet {
@@ -30,16 +33,25 @@ impl RuleSet {
             }
             rule
         };
-        Self {
-            rules: file.rules(list).iter().map(with_policy).collect(),
-        }
+        Self::of(list, file.rules(list).iter().map(with_policy).collect())
     }
 
     /// No rules: what is in force where there is no accept file.
     pub fn deny_all() -> Self {
+        Self::of(List::Private, Box::default())
+    }
+
+    fn of(list: List, rules: Box<[Rule]>) -> Self {
         Self {
-            rules: Box::default(),
+            list,
+            candidates: Candidates::among(&rules),
+            rules,
         }
+    }
+
+    /// Which list of the file it is.
+    pub fn list(&self) -> List {
+        self.list
     }
 
     /// The rules in order; [`RuleIndex`] is a position in it.
@@ -64,6 +76,7 @@ impl RuleSet {
 
     /// Turns a rule off: it matches nothing, and the others keep their places.
     pub fn disable(&mut self, rule: RuleIndex) {
+        self.candidates.remove(rule);
         if let Some(rule) = self.rules.get_mut(rule.as_usize()) {
             rule.disabled = true;
         }
@@ -76,7 +89,7 @@ impl RuleSet {
 
     /// The verdict on `request`, as far as it can be given without the body.
     pub fn decide(&self, request: Request) -> Decision {
-        match self.judge(&request, &ReadBody::NotRead, 0) {
+        match self.judge(&request, &ReadBody::NotRead, RuleIndex(0)) {
             Ok((rule, Fit::Matches)) => Decision::Allow(request.allowed(rule, None)),
             Ok((from, Fit::NeedsBody | Fit::Differs(_))) => {
                 Decision::NeedsBody(Pending { request, from })
@@ -92,7 +105,7 @@ impl RuleSet {
     pub fn decide_with_body(&self, pending: Pending, body: Bytes) -> Result<Allowed, Box<Denied>> {
         let Pending { request, from } = pending;
         let read = ReadBody::read(&request.headers, &body);
-        match self.judge(&request, &read, from.as_usize()) {
+        match self.judge(&request, &read, from) {
             Ok((rule, _)) => Ok(request.allowed(rule, Some(body))),
             Err(nearest) => Err(Box::new(request.denied(self.no_match(), nearest))),
         }
@@ -104,7 +117,7 @@ impl RuleSet {
         &self,
         request: &Request,
         body: &ReadBody,
-        from: usize,
+        from: RuleIndex,
     ) -> Result<(RuleIndex, Fit), Option<Nearest>> {
         let question = Question::new(
             &request.target,
@@ -113,10 +126,17 @@ impl RuleSet {
             request.now,
             body,
         );
-        for (index, rule) in self.rules.iter().enumerate().skip(from) {
+        for index in self.candidates.of(&request.target, from) {
+            let rule = self
+                .rules
+                .get(index.as_usize())
+                .expect("there is a candidate for each rule");
+            if !rule.covers(&request.target) {
+                continue;
+            }
             match rule.fit(&question) {
                 Fit::Differs(_) => {}
-                fit @ (Fit::Matches | Fit::NeedsBody) => return Ok((RuleIndex(index), fit)),
+                fit @ (Fit::Matches | Fit::NeedsBody) => return Ok((index, fit)),
             }
         }
         Err(Nearest::find(&self.rules, &question))

@@ -18,7 +18,7 @@ use crate::template::TemplateError;
 const MAX_ERRORS: usize = 100;
 
 /// Longest value shown in an error, in characters.
-const MAX_SHOWN: usize = 60;
+pub(crate) const MAX_SHOWN: usize = 60;
 
 /// Everything that is wrong with a file, one error a line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Error)]
@@ -328,7 +328,7 @@ pub(super) fn nearest(word: &str, known: &[&'static str]) -> Option<&'static str
 }
 
 /// A value in quotes, escaped, and cut where it is too long to read.
-pub(super) fn quoted(value: &str) -> String {
+pub(crate) fn quoted(value: &str) -> String {
     match value.char_indices().nth(MAX_SHOWN) {
         Some((end, _)) => format!("{:?}", format!("{}…", value.get(..end).unwrap_or_default())),
         None => format!("{value:?}"),

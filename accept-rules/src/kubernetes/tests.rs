@@ -44,10 +44,13 @@ impl Rules {
             Decision::Allow(_) => "allow".to_owned(),
             Decision::NeedsBody(_) => panic!("no rule asks about the body"),
             Decision::Deny(denied) => {
-                let difference = denied.nearest().unwrap().difference();
-                let shown = format!("{difference:?}").to_lowercase();
+                // What is asked of no resource is near no rule.
+                let Some(nearest) = denied.nearest() else {
+                    return "target".to_owned();
+                };
+                let shown = format!("{:?}", nearest.difference()).to_lowercase();
                 let name = shown.trim_start_matches("kubernetes(");
-                name.trim_end_matches(')').to_owned()
+                name.split([')', ' ']).next().unwrap().to_owned()
             }
         }
     }
