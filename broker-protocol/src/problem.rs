@@ -28,7 +28,7 @@ impl Problem {
     /// Adds what is particular to this occurrence (RFC 9457 §3.1.4): what happened and how to mend it.
     #[must_use]
     pub fn detail(self, text: impl Into<String>) -> Self {
-        self.with("detail", text)
+        self.with("detail", text.into())
     }
 
     /// Adds the id under which the audit log and both sides' logs know the request.
@@ -39,8 +39,8 @@ impl Problem {
 
     /// Adds a member of our own (RFC 9457 §3.2).
     #[must_use]
-    pub fn with(mut self, member: &str, value: impl Into<String>) -> Self {
-        self.members.insert(member.into(), value.into().into());
+    pub fn with(mut self, member: &str, value: impl Into<serde_json::Value>) -> Self {
+        self.members.insert(member.into(), value.into());
         self
     }
 
