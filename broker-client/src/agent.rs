@@ -339,6 +339,7 @@ impl Tunnels {
             audit: self.audit.clone(),
             board: self.board.clone(),
             bodies: Arc::clone(&self.bodies),
+            explaining: self.config.rules.explaining.clone(),
         });
         // One request at a time is enough: the server asks once.
         let (drain, mut drains) = mpsc::channel(1);

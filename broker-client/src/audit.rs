@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use accept_rules::{Allowed, Denied, Origin, TargetError};
+use accept_rules::{Allowed, Denied, Explanation, Origin, TargetError};
 use broker_protocol::{AgentName, TenantId};
 use serde::Serialize;
 use tokio::sync::mpsc::{self, OwnedPermit};
@@ -231,10 +231,12 @@ impl AuditLog {
     pub async fn record_deny(
         &self,
         denied: &Denied,
+        nearest: Option<&Explanation>,
         context: &DecisionContext,
     ) -> Result<(), AuditUnavailable> {
         let fields = DecisionFields {
             reason: denied.reason().code(),
+            nearest,
             ..DecisionFields::of(denied.target(), denied.caller())
         };
         self.deny(fields, context).await
@@ -259,6 +261,7 @@ impl AuditLog {
             verdict: Verdict::Deny,
             reason: refused.error.code(),
             origin: None,
+            nearest: None,
         };
         self.deny(fields, context).await
     }
@@ -545,7 +548,7 @@ mod tests {
         let Decision::Deny(denied) = decide("/users?p=canary") else {
             panic!("the rules deny it");
         };
-        log.record_deny(&denied, &context(id)).await
+        log.record_deny(&denied, None, &context(id)).await
     }
 
     fn lines(path: &Path) -> Vec<Value> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use accept_rules::{
-    Allowed, Decision, Denied, DenyReason, Pending, Request as Question, RequestTarget, TargetError,
+    Allowed, Decision, Denied, Pending, Request as Question, RequestTarget, TargetError,
 };
 use broker_protocol::header::{CALLER, REQUEST_ID};
 use broker_protocol::hop::Removed;
@@ -20,6 +20,8 @@ use crate::answer::{AnswerBody, OriginBody, is_long_lived};
 use crate::audit::{
     AuditLog, AuditUnavailable, DecisionContext, Ended, OutcomeSlot, Recorded, RefusedTarget,
 };
+use crate::config::Explaining;
+use crate::denial::Denial;
 use crate::judged_body::BodyKeeper;
 use crate::location;
 use crate::origin::{OriginError, Outgoing};
@@ -38,12 +40,13 @@ pub(crate) struct Exchange {
     pub(crate) audit: AuditLog,
     pub(crate) board: StatusBoard,
     pub(crate) bodies: Arc<BodyKeeper>,
+    pub(crate) explaining: Explaining,
 }
 
 /// Why a request does not reach an origin.
 enum Refusal {
     Target(TargetError),
-    Denied(Box<Denied>),
+    Denied(Denial),
     Audit(AuditUnavailable),
 }
 
@@ -129,12 +132,14 @@ impl Exchange {
                 recorded.map_err(Refusal::Audit)
             }
             Err(denied) => {
-                self.note_denial(&denied, context);
+                let nearest = denied.nearest().map(|it| it.describe(&rules.set));
+                let denial = Denial { denied, nearest };
+                self.note_denial(&denial, context);
                 self.audit
-                    .record_deny(&denied, context)
+                    .record_deny(&denial.denied, denial.nearest.as_ref(), context)
                     .await
                     .map_err(Refusal::Audit)?;
-                Err(Refusal::Denied(denied))
+                Err(Refusal::Denied(denial))
             }
         }
     }
@@ -166,8 +171,13 @@ impl Exchange {
     ) -> Result<Recorded<Allowed>, Refusal> {
         // Query values may be secrets of the caller's.
         let path = raw.split('?').next().unwrap_or_default();
-        self.board
-            .denied(&context.request_id, method.as_str(), path, error.code());
+        self.board.denied(
+            &context.request_id,
+            method.as_str(),
+            path,
+            error.code(),
+            None,
+        );
         let refused = RefusedTarget {
             caller,
             method: method.as_str(),
@@ -181,15 +191,17 @@ impl Exchange {
         Err(Refusal::Target(error))
     }
 
-    fn note_denial(&self, denied: &Denied, context: &DecisionContext) {
+    fn note_denial(&self, denial: &Denial, context: &DecisionContext) {
+        let Denial { denied, nearest } = denial;
         let (method, path, reason) = (
             denied.target().method(),
             denied.target().path(),
             denied.reason().code(),
         );
-        tracing::info!(request_id = %context.request_id, %method, path, reason, "denied");
+        let nearest = nearest.as_ref().map(ToString::to_string);
+        tracing::info!(request_id = %context.request_id, %method, path, reason, nearest, "denied");
         self.board
-            .denied(&context.request_id, method.as_str(), path, reason);
+            .denied(&context.request_id, method.as_str(), path, reason, nearest);
     }
 
     /// Injects the credential, sends the request, and gives back the origin's answer.
@@ -284,10 +296,9 @@ impl Exchange {
                     .detail(error.to_string())
                     .with("reason", error.code())
             }
-            Refusal::Denied(denied) => self
-                .denied(denied.reason(), context)
-                .with("method", denied.target().method().as_str())
-                .with("path", denied.target().path()),
+            Refusal::Denied(denial) => {
+                denial.tell(self.problem(denial.code(), context), &self.explaining)
+            }
             Refusal::Audit(error) => {
                 tracing::error!(request_id = %context.request_id, %error, "refused, because it cannot be recorded");
                 self.problem(ErrorCode::AuditUnavailable, context)
@@ -295,20 +306,6 @@ impl Exchange {
             }
         };
         problem.into_response()
-    }
-
-    fn denied(&self, reason: DenyReason, context: &DecisionContext) -> Problem {
-        match reason {
-            DenyReason::NoRules | DenyReason::NoMatch => self.problem(ErrorCode::Denied, context).detail(
-                "the agent's owner sees why in `broker-client status` and in the audit log, under this request id",
-            ),
-            DenyReason::BodyTooLarge => self.problem(ErrorCode::BodyTooLarge, context).detail(
-                "a rule asks about this body, and it is longer than the agent keeps for judging (`rules.body-limit`)",
-            ),
-            DenyReason::BodyIncomplete => self.problem(ErrorCode::BadRequest, context).detail(
-                "a rule asks about this body, and it did not come to its end in time",
-            ),
-        }
     }
 
     fn problem(&self, code: ErrorCode, context: &DecisionContext) -> Problem {

@@ -11,6 +11,7 @@ mod backoff;
 pub mod config;
 pub mod control;
 mod credential;
+mod denial;
 mod dial;
 mod exchange;
 pub mod instance;

@@ -132,6 +132,9 @@ pub struct Denial {
     pub path: String,
     /// The stable code of the reason.
     pub reason: String,
+    /// The rule that came nearest, and what differed first.
+    #[serde(default)]
+    pub nearest: Option<String>,
 }
 
 /// Where the audit log stands.
@@ -254,14 +257,22 @@ impl StatusBoard {
         self.tell();
     }
 
-    /// A request was denied.
-    pub fn denied(&self, request_id: &str, method: &str, path: &str, reason: &str) {
+    /// A request was denied; `nearest` is the rule that came nearest, and what differed first.
+    pub fn denied(
+        &self,
+        request_id: &str,
+        method: &str,
+        path: &str,
+        reason: &str,
+        nearest: Option<String>,
+    ) {
         let denial = Denial {
             time: rfc3339(SystemTime::now()),
             request_id: printable(request_id),
             method: printable(method),
             path: printable(path),
             reason: reason.to_owned(),
+            nearest: nearest.as_deref().map(printable),
         };
         let mut state = self.state();
         if state.denials.len() == DENIALS {
@@ -477,11 +488,15 @@ impl fmt::Display for StatusSnapshot {
                 method,
                 path,
                 reason,
+                nearest,
             } = denial;
             writeln!(
                 f,
                 "  {time}  {request_id}  {method:method_width$}  {path}  {reason}"
             )?;
+            if let Some(nearest) = nearest {
+                writeln!(f, "    nearest is {nearest}")?;
+            }
         }
         Ok(())
     }
@@ -573,7 +588,7 @@ pub(crate) mod tests {
     fn the_last_twenty_denials_are_kept() {
         let board = board();
         for request in 0..25 {
-            board.denied(&format!("r{request}"), "GET", "/x", "no-rule");
+            board.denied(&format!("r{request}"), "GET", "/x", "no-rule", None);
         }
         let ids: Vec<_> = board
             .snapshot()
@@ -593,6 +608,7 @@ pub(crate) mod tests {
             "GET",
             &format!("/\x1b[2J{}", "x".repeat(1000)),
             "no-rule",
+            None,
         );
         let path = board.snapshot().denials[0].path.clone();
         assert!(
@@ -656,7 +672,10 @@ pub(crate) mod tests {
             request_id: "r1".to_owned(),
             method: "GET".to_owned(),
             path: "/secret".to_owned(),
-            reason: "no-rule".to_owned(),
+            reason: "no-match".to_owned(),
+            nearest: Some(
+                "private[0] GET /public: segment 1 \"secret\" is not \"public\"".to_owned(),
+            ),
         });
 
         let expected = "\
@@ -668,7 +687,8 @@ accept file  none: denies everything
 audit log    /data/default/audit.jsonl, last line 0
 warning      HTTPS_PROXY is set and not used yet
 denials      the last 1, newest first
-  2026-11-24T12:00:00.000Z  r1  GET  /secret  no-rule
+  2026-11-24T12:00:00.000Z  r1  GET  /secret  no-match
+    nearest is private[0] GET /public: segment 1 \"secret\" is not \"public\"
 ";
         assert_eq!(snapshot.to_string(), expected);
     }

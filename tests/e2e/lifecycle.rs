@@ -321,7 +321,7 @@ async fn status_tells_how_the_agent_is_and_that_it_is_gone() {
         .display()
         .to_string();
 
-    let text = broker.status(&[]).await;
+    let text = broker.agent.status(&[]).await;
     for part in [
         "sonarqube",
         "tunnel 1",
@@ -333,7 +333,7 @@ async fn status_tells_how_the_agent_is_and_that_it_is_gone() {
     ] {
         assert!(text.contains(part), "no {part:?} in {text}");
     }
-    let json: Value = serde_json::from_str(&broker.status(&["--json"]).await).unwrap();
+    let json: Value = serde_json::from_str(&broker.agent.status(&["--json"]).await).unwrap();
     assert_eq!(json["agent"], "sonarqube");
     assert_eq!(json["tunnels"][1]["state"], "connected");
     assert_eq!(json["accept"]["path"], accept);
@@ -342,7 +342,7 @@ async fn status_tells_how_the_agent_is_and_that_it_is_gone() {
 
     broker.agent.child().signal(Signal::KILL);
     broker.agent.child_mut().exit().await;
-    let mut gone = broker.start_status(&[]);
+    let mut gone = broker.agent.start_status(&[]);
     assert_eq!(gone.exit().await.code(), Some(1));
     let message = gone.stderr().text();
     assert!(
@@ -410,23 +410,6 @@ impl Broker {
             Some((answer.status(), answer.text().await))
         });
         (self.origin.next().await, InFlight(waiting))
-    }
-
-    /// What `broker-client status` prints.
-    async fn status(&self, arguments: &[&str]) -> String {
-        let mut status = self.start_status(arguments);
-        assert_eq!(status.exit().await.code(), Some(0));
-        status.stdout().text()
-    }
-
-    fn start_status(&self, arguments: &[&str]) -> Child {
-        let mut command = broker_command("broker-client");
-        let data = &self.agent.variables()["BROKER_DATA_DIR"];
-        command
-            .arg("status")
-            .args(arguments)
-            .env("BROKER_DATA_DIR", data);
-        Child::start("broker-client status", command)
     }
 }
 

@@ -11,6 +11,7 @@ mod canary;
 mod certificates;
 mod conditions;
 mod examples;
+mod explain;
 mod failures;
 mod headers;
 mod hostile;

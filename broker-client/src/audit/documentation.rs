@@ -3,9 +3,11 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use accept_rules::RequestTarget;
-use http::Method;
+use accept_rules::{
+    Decision, EncodedSlash, Explanation, List, Request, RequestTarget, RuleFile, RuleSet,
+};
 use http::header::{CONNECTION, COOKIE};
+use http::{HeaderMap, Method};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -68,6 +70,23 @@ fn context(request_id: &str) -> DecisionContext {
     }
 }
 
+fn nearest(target: RequestTarget) -> Explanation {
+    let rules =
+        r#"{"private": [{"path": "/api/issues/*", "origin": "https://sonarqube.internal"}]}"#;
+    let rules = RuleFile::parse(rules).unwrap();
+    let rules = RuleSet::compile(&rules, List::Private, |_| EncodedSlash::Data);
+    let request = Request {
+        target,
+        headers: HeaderMap::new(),
+        caller: "proxy".into(),
+        now: SystemTime::UNIX_EPOCH,
+    };
+    let Decision::Deny(denied) = rules.decide(request) else {
+        panic!("no rule allows it");
+    };
+    denied.nearest().unwrap().describe(&rules)
+}
+
 /// The lines of a short life: (an orderly run, what follows a power failure).
 fn examples() -> (String, String) {
     let mut example = Example {
@@ -104,8 +123,10 @@ fn examples() -> (String, String) {
     );
 
     let target = RequestTarget::new(&Method::POST, "/api/users/create").unwrap();
+    let nearest = nearest(target.clone());
     let denied = DecisionFields {
         reason: "no-match",
+        nearest: Some(&nearest),
         ..DecisionFields::of(&target, "proxy")
     };
     let second = context("7d1e2f3a4b5c4d6e8f9a0b1c2d3e4f5a");
@@ -121,6 +142,7 @@ fn examples() -> (String, String) {
         verdict: Verdict::Deny,
         reason: "dot-segment",
         origin: None,
+        nearest: None,
     };
     let third = context("c0ffee00a1b24c3d8e9f0a1b2c3d4e5f");
     example.add("decision", DecisionRecord::new(refused, &third));

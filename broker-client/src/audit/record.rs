@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use accept_rules::RequestTarget;
+use accept_rules::{Explanation, RequestTarget};
 use broker_protocol::{AgentName, ErrorCode};
 use http::HeaderName;
 use serde::{Serialize, Serializer};
@@ -155,6 +155,8 @@ pub(super) struct DecisionFields<'a> {
     pub(super) verdict: Verdict,
     pub(super) reason: &'a str,
     pub(super) origin: Option<&'a str>,
+    /// The rule that came nearest to a denied request.
+    pub(super) nearest: Option<&'a Explanation>,
 }
 
 impl<'a> DecisionFields<'a> {
@@ -169,6 +171,7 @@ impl<'a> DecisionFields<'a> {
             verdict: Verdict::Deny,
             reason: "",
             origin: None,
+            nearest: None,
         }
     }
 }
@@ -188,6 +191,8 @@ pub(super) struct DecisionRecord<'a> {
     verdict: Verdict,
     reason: &'a str,
     origin: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nearest: Option<&'a Explanation>,
 }
 
 impl<'a> DecisionRecord<'a> {
@@ -205,6 +210,7 @@ impl<'a> DecisionRecord<'a> {
             verdict: fields.verdict,
             reason: fields.reason,
             origin: fields.origin,
+            nearest: fields.nearest,
         }
     }
 }

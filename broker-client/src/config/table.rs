@@ -65,6 +65,21 @@ pub(super) const BODY_LIMIT: Setting = Setting::new(
 )
 .env(&["BROKER_BODY_LIMIT"])
 .default("1048576");
+pub(super) const EXPLAIN_TO_CALLERS: Setting = Setting::new(
+    "rules.explain-to-callers",
+    "none|part|nearest",
+    "What the caller of a denied request is told: nothing, which part of the request differs from the nearest rule, \
+     or also which rule that is, with its method and path",
+)
+.flag("explain-to-callers")
+.env(&["BROKER_EXPLAIN_TO_CALLERS"])
+.default("part");
+pub(super) const CONTACT: Setting = Setting::new(
+    "rules.contact",
+    "TEXT",
+    "Whom the caller of a denied request may ask, such as an e-mail address or a URL; it goes into the answer",
+)
+.env(&["BROKER_CONTACT"]);
 
 pub(super) const CA_CERT: Setting = Setting::new(
     "ca-cert",
@@ -188,7 +203,13 @@ pub static TABLE: Table = Table {
         },
         Group {
             title: "Rules",
-            settings: &[UNKNOWN_KEYS, MISSING_VARIABLES, BODY_LIMIT],
+            settings: &[
+                UNKNOWN_KEYS,
+                MISSING_VARIABLES,
+                BODY_LIMIT,
+                EXPLAIN_TO_CALLERS,
+                CONTACT,
+            ],
             sections: &[],
         },
         Group {

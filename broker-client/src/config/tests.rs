@@ -129,6 +129,26 @@ fn rules_that_were_named_must_be_readable() {
 }
 
 #[test]
+fn callers_learn_as_much_as_is_set_and_whom_to_ask() {
+    let folder = Folder::new();
+    let explaining = folder.with(&[]).unwrap().rules.explaining;
+    assert_eq!(explaining.to_callers, ExplainToCallers::Part);
+    assert_eq!(explaining.contact, None);
+    assert_refused(
+        folder.with(&[("BROKER_EXPLAIN_TO_CALLERS", "all")]),
+        "environment BROKER_EXPLAIN_TO_CALLERS: \"all\" is not none, part or nearest",
+    );
+    assert_refused(
+        folder.with(&[("BROKER_CONTACT", &"x".repeat(201))]),
+        "is longer than 200 characters",
+    );
+    assert_refused(
+        folder.with(&[("BROKER_CONTACT", "it@example.org\nx")]),
+        "has a control character",
+    );
+}
+
+#[test]
 fn rules_are_not_fetched_from_a_url() {
     assert_refused(
         Folder::new().with(&[("ACCEPT", "https://example.com/accept.json")]),

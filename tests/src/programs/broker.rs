@@ -186,6 +186,23 @@ impl AgentProcess {
         audit_bytes(self.folder())
     }
 
+    /// What `broker-client status` prints.
+    pub async fn status(&self, arguments: &[&str]) -> String {
+        let mut status = self.start_status(arguments);
+        assert_eq!(status.exit().await.code(), Some(0));
+        status.stdout().text()
+    }
+
+    /// Starts `broker-client status`.
+    pub fn start_status(&self, arguments: &[&str]) -> Child {
+        let mut command = broker_command("broker-client");
+        command
+            .arg("status")
+            .args(arguments)
+            .env("BROKER_DATA_DIR", &self.variables["BROKER_DATA_DIR"]);
+        Child::start("broker-client status", command)
+    }
+
     /// The audit log's lines of one kind, or all.
     pub fn audit(&self, kind: &str) -> Vec<Value> {
         audit_lines(&self.audit_bytes(), kind)

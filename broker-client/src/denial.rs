@@ -1,0 +1,77 @@
+//! What a caller is told of a denied request; its owner is told more, in log, record and status.
+
+use accept_rules::{Denied, DenyReason, Explanation, Part};
+use broker_protocol::{ErrorCode, Problem};
+
+use crate::config::{ExplainToCallers, Explaining};
+
+/// A denied request, and the rule that came nearest, where one did.
+pub(crate) struct Denial {
+    pub(crate) denied: Box<Denied>,
+    pub(crate) nearest: Option<Explanation>,
+}
+
+impl Denial {
+    pub(crate) fn code(&self) -> ErrorCode {
+        match self.denied.reason() {
+            DenyReason::NoRules | DenyReason::NoMatch => ErrorCode::Denied,
+            DenyReason::BodyTooLarge => ErrorCode::BodyTooLarge,
+            DenyReason::BodyIncomplete => ErrorCode::BadRequest,
+        }
+    }
+
+    /// Adds to `problem` what the settings let the caller know.
+    pub(crate) fn tell(&self, problem: Problem, explaining: &Explaining) -> Problem {
+        let target = self.denied.target();
+        let problem = problem
+            .detail(self.detail())
+            .with("method", target.method().as_str())
+            .with("path", target.path());
+        match self.denied.reason() {
+            DenyReason::NoRules => with_contact(problem, explaining),
+            DenyReason::NoMatch => {
+                with_contact(self.tell_difference(problem, explaining), explaining)
+            }
+            DenyReason::BodyTooLarge | DenyReason::BodyIncomplete => problem,
+        }
+    }
+
+    fn detail(&self) -> &'static str {
+        match self.denied.reason() {
+            DenyReason::NoRules | DenyReason::NoMatch => {
+                "the agent's owner sees why in `broker-client status` and in the audit log, under this request id"
+            }
+            DenyReason::BodyTooLarge => {
+                "a rule asks about this body, and it is longer than the agent keeps for judging (`rules.body-limit`)"
+            }
+            DenyReason::BodyIncomplete => {
+                "a rule asks about this body, and it did not come to its end in time"
+            }
+        }
+    }
+
+    fn tell_difference(&self, problem: Problem, explaining: &Explaining) -> Problem {
+        // Where no rule is near, none has a path that begins like this one.
+        let part = self
+            .nearest
+            .as_ref()
+            .map_or(Part::Path, |nearest| nearest.part);
+        match (explaining.to_callers, &self.nearest) {
+            (ExplainToCallers::None, _) => problem,
+            (ExplainToCallers::Part, _) | (ExplainToCallers::Nearest, None) => {
+                problem.with("differs", part.as_str())
+            }
+            (ExplainToCallers::Nearest, Some(nearest)) => problem
+                .with("differs", part.as_str())
+                .with("rule", nearest.rule)
+                .with("nearest", nearest.to_string()),
+        }
+    }
+}
+
+fn with_contact(problem: Problem, explaining: &Explaining) -> Problem {
+    match &explaining.contact {
+        Some(contact) => problem.with("contact", contact.as_str()),
+        None => problem,
+    }
+}
