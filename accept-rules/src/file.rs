@@ -27,6 +27,9 @@ pub use schema::SCHEMA;
 /// Longest accept file, in bytes; the largest in use have 72 KiB.
 pub const MAX_FILE_LEN: usize = 10 << 20;
 
+/// Most rules of one list; the longest in use has 320. Each is compiled and kept.
+const MAX_RULES: usize = 10_000;
+
 /// The methods that a rule can name. Not `CONNECT`, which is no request to an origin, nor `TRACE`,
 /// whose answer repeats the credential that was put in.
 const METHODS: &[&str] = &[
@@ -226,6 +229,13 @@ fn read_list(form: Form, list: List, value: &Node, findings: &mut Findings) -> V
         );
         return Vec::new();
     };
+    if rules.len() > MAX_RULES {
+        let count = rules.len();
+        findings
+            .errors
+            .push(Place::List(list), Problem::TooManyRules { count });
+        return Vec::new();
+    }
     let indexes = (0..).map(RuleIndex);
     indexes
         .zip(rules)
@@ -1003,6 +1013,10 @@ mod tests {
         assert_eq!(
             errors(&" ".repeat(MAX_FILE_LEN + 1)),
             "the file has 10485761 bytes, more than 10485760"
+        );
+        assert_eq!(
+            errors(&format!(r#"{{"private": [{}]}}"#, "1,".repeat(10_001))),
+            "private: the list has 10001 rules, more than 10000"
         );
         let many = errors(&format!(r#"{{"private": [{}]}}"#, "1,".repeat(1000)));
         assert!(many.ends_with("\nand 900 more errors"), "{many}");

@@ -6,7 +6,9 @@ use thiserror::Error;
 
 use crate::explain::Segment;
 use crate::path_pattern::{build_regex, usable_ending};
-use crate::target::MAX_TARGET_LEN;
+
+/// Longest glob, in bytes: far above any in use, and a bound for what it costs to match a long path.
+const MAX_LEN: usize = 1024;
 
 /// A glob: `*` is within one segment, and not empty where it is all of it; `**`, a segment of its
 /// own, is any number of segments. Letters match in the case that they are written in.
@@ -31,7 +33,7 @@ enum Tail {
 impl SegmentGlob {
     /// Reads a glob as a rule has it.
     pub(crate) fn parse(glob: &str) -> Result<Self, PathGlobError> {
-        if glob.len() > MAX_TARGET_LEN {
+        if glob.len() > MAX_LEN {
             return Err(PathGlobError::TooLarge);
         }
         let is_misplaced = |segment: &str| segment.contains("**") && segment != "**";
@@ -156,8 +158,8 @@ pub enum PathGlobError {
     /// Something else than a glob for one name.
     #[error("write a name, or a glob within one, without \"/\" and \"**\"")]
     NotOneSegment,
-    /// The glob is longer than any target, or compiles to more than is reasonable.
-    #[error("the glob is too large: use fewer braces")]
+    /// The glob is longer, or compiles to more than is reasonable.
+    #[error("the glob is too large: write it as several")]
     TooLarge,
     /// A class of characters of which some take several bytes.
     #[error("a class such as \"[a-z]\" works beside ASCII characters only")]
@@ -324,7 +326,7 @@ mod tests {
             let found = PathGlob::parse(glob).unwrap_err().to_string();
             assert_eq!(found, error, "{glob}");
         }
-        let long = format!("/{}", "a".repeat(MAX_TARGET_LEN));
+        let long = format!("/{}", "a".repeat(MAX_LEN));
         assert_eq!(PathGlob::parse(&long).unwrap_err(), PathGlobError::TooLarge);
     }
 
@@ -338,6 +340,19 @@ mod tests {
         assert!(matches("", "") && !matches("", "a"));
         assert!(matches("?é*", "xé/".trim_end_matches('/')) && !matches("é*", "e"));
         assert_eq!(SegmentGlob::parse("[é]").unwrap_err(), PathGlobError::Class);
+    }
+
+    #[test]
+    fn a_hostile_glob_is_refused_in_bounds() {
+        let depth = MAX_LEN / 2 - 1;
+        let nested = format!("/{}a{}", "{".repeat(depth), "}".repeat(depth));
+        let error = PathGlob::parse(&nested).unwrap_err().to_string();
+        assert!(error.ends_with("nested too deeply"), "{error}");
+        let wide = format!("/{}", "{a,b}*".repeat(MAX_LEN / 8));
+        let narrow = format!("/{}", "[!a-z]*".repeat(MAX_LEN / 8));
+        let path = format!("/{}", "b".repeat(16 * 1024));
+        assert!(PathGlob::parse(&wide).unwrap().matches(&path));
+        assert!(!PathGlob::parse(&narrow).unwrap().matches(&path));
     }
 
     proptest! {

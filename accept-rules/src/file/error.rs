@@ -4,7 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use super::MAX_FILE_LEN;
+use super::{MAX_FILE_LEN, MAX_RULES};
 use crate::body::BodyPathError;
 use crate::glob::GlobError;
 use crate::js_regex::JsRegexError;
@@ -110,6 +110,12 @@ pub enum Problem {
     TooLong {
         /// Its length in bytes.
         len: usize,
+    },
+    /// More rules than can be kept in memory for sure.
+    #[error("the list has {count} rules, more than {MAX_RULES}")]
+    TooManyRules {
+        /// How many.
+        count: usize,
     },
     /// Neither JSON nor YAML.
     #[error("{found}")]

@@ -429,6 +429,8 @@ fn a_path_that_has_another_reading_anywhere_matches_nothing() {
         "/api/v1/watch/namespaces/shop/secrets",
         "/api/v1/watch",
         "/api/v1/proxy/namespaces/shop/pods/web/x",
+        "/api/v1/proxy/nodes",
+        "/api/v1/proxy/nodes/x",
         "/apis/apps/v1/watch/deployments",
         "/apis/apps/v1/namespaces/shop/status",
         "/apis/x.y/v1/namespaces/shop/finalize",
