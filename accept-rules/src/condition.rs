@@ -124,7 +124,7 @@ impl QueryCondition {
 }
 
 impl ValueGlob {
-    fn matches(&self, value: &str) -> bool {
+    pub(crate) fn matches(&self, value: &str) -> bool {
         match self {
             Self::Minimatch(glob) => glob.matches(value),
             Self::Segments(glob) => glob.matches(value),

@@ -20,6 +20,7 @@ mod kubernetes;
 mod schema;
 mod strict;
 
+pub(crate) use error::quoted_up_to;
 pub use error::{FileError, FileErrors, Place, Problem};
 pub(crate) use error::{MAX_SHOWN, quoted};
 pub use schema::SCHEMA;
@@ -279,6 +280,7 @@ impl RuleReader<'_> {
         let (origin, userinfo) = self.read_origin(entries)?;
         let (path, pattern) = path?;
         Some(Rule {
+            comment: comment(entries),
             methods: methods?,
             path,
             pattern: Pattern::PathToRegexp(pattern),
@@ -551,6 +553,14 @@ pub(crate) fn find<'a>(entries: &'a Entries, key: &str) -> Option<&'a Node> {
         .iter()
         .find(|(name, _)| name == key)
         .map(|(_, value)| value)
+}
+
+/// A comment that is no text says nothing to anyone.
+fn comment(entries: &Entries) -> Option<Box<str>> {
+    match find(entries, "//")? {
+        Node::Text(text) => Some(text.as_str().into()),
+        Node::Null | Node::Boolean(_) | Node::Number(_) | Node::List(_) | Node::Map(_) => None,
+    }
 }
 
 fn report_duplicates(entries: &Entries, place: Place, errors: &mut FileErrors) {

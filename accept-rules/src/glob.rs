@@ -23,6 +23,7 @@ const MAX_GLOBSTAR_SEGMENTS: usize = 63;
 /// A pattern, ready to be matched.
 #[derive(Clone, Debug)]
 pub(crate) struct Glob {
+    pattern: Box<str>,
     /// A value matches when the rest does not.
     negated: bool,
     matched: Matched,
@@ -49,11 +50,16 @@ impl Glob {
         }
         let spelled = utf16::spell(pattern);
         let trimmed = spelled.trim_matches(is_space);
+        let positive = |matched| Self {
+            pattern: pattern.into(),
+            negated: false,
+            matched,
+        };
         if spelled.starts_with('#') || trimmed.starts_with('#') {
-            return Ok(Self::positive(Matched::Nothing));
+            return Ok(positive(Matched::Nothing));
         }
         if trimmed.is_empty() {
-            return Ok(Self::positive(Matched::Empty));
+            return Ok(positive(Matched::Empty));
         }
         let rest = trimmed.trim_start_matches('!');
         let mut known = HashMap::new();
@@ -62,6 +68,7 @@ impl Glob {
             .map(|alternative| read_segments(alternative, &mut known))
             .collect::<Result<_, _>>()?;
         Ok(Self {
+            pattern: pattern.into(),
             negated: (trimmed.len() - rest.len()) % 2 == 1,
             matched: Matched::Any(alternatives),
         })
@@ -81,11 +88,14 @@ impl Glob {
         matches != self.negated
     }
 
-    fn positive(matched: Matched) -> Self {
-        Self {
-            negated: false,
-            matched,
-        }
+    /// The pattern as written.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.pattern
+    }
+
+    /// Whether it is a comment, which no value matches.
+    pub(crate) fn is_comment(&self) -> bool {
+        matches!(self.matched, Matched::Nothing)
     }
 }
 

@@ -138,6 +138,7 @@ mod file;
 mod glob;
 mod js_regex;
 mod kubernetes;
+mod lint;
 mod origin;
 mod path_glob;
 mod path_pattern;
@@ -159,6 +160,7 @@ pub use file::{
 pub use glob::GlobError;
 pub use js_regex::JsRegexError;
 pub use kubernetes::{KubernetesDifference, KubernetesResource, KubernetesRule, Verb};
+pub use lint::{Finding, LintCode, lint};
 pub use origin::{Origin, OriginError, OriginTemplate, split_userinfo};
 pub use path_glob::PathGlobError;
 pub use path_pattern::PathPatternError;

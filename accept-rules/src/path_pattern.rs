@@ -192,19 +192,19 @@ pub enum PathPatternError {
 
 /// The parts of a path, as path-to-regexp calls them.
 #[derive(Clone, Debug)]
-enum Token {
+pub(crate) enum Token {
     Literal(String),
     Parameter(Parameter),
 }
 
 #[derive(Clone, Debug)]
-struct Parameter {
+pub(crate) struct Parameter {
     prefix: Option<char>,
     /// Something else than the prefix follows, so that the prefix stays when the value is left out.
     partial: bool,
-    optional: bool,
+    pub(crate) optional: bool,
     repeated: bool,
-    asterisk: bool,
+    pub(crate) asterisk: bool,
     /// The value's expression, in the syntax of the `regex` crate.
     value: String,
 }
@@ -212,10 +212,20 @@ struct Parameter {
 impl Parameter {
     fn is_segment(&self) -> bool {
         let whole = self.prefix == Some(DELIMITER) && !self.partial;
-        whole && !self.optional && !self.repeated && self.value == without(DELIMITER)
+        whole && self.is_within_segment()
     }
 
-    fn prefix_text(&self) -> String {
+    /// Whether it is one segment, or a part of one, whatever stands in it.
+    pub(crate) fn is_within_segment(&self) -> bool {
+        self.has_default_value(DELIMITER) && !self.optional && !self.repeated
+    }
+
+    /// Whether it has no expression of its own and ends at `delimiter`.
+    pub(crate) fn has_default_value(&self, delimiter: char) -> bool {
+        self.value == without(delimiter)
+    }
+
+    pub(crate) fn prefix_text(&self) -> String {
         self.prefix.map_or_else(String::new, String::from)
     }
 
@@ -250,7 +260,7 @@ static SYNTAX: LazyLock<Regex> = LazyLock::new(|| {
     .expect("the expression is a constant, and a test runs it")
 });
 
-fn tokenize(path: &str) -> Result<Vec<Token>, PathPatternError> {
+pub(crate) fn tokenize(path: &str) -> Result<Vec<Token>, PathPatternError> {
     let mut tokens = Vec::new();
     let mut literal = String::new();
     let mut rest = path;

@@ -37,6 +37,7 @@ impl fmt::Display for List {
 #[derive(Clone, Debug)]
 pub struct Rule {
     pub(crate) methods: Methods,
+    pub(crate) comment: Option<Box<str>>,
     pub(crate) path: Box<str>,
     pub(crate) pattern: Pattern,
     pub(crate) conditions: Conditions,
@@ -83,6 +84,11 @@ impl Rule {
     /// The methods that it matches.
     pub fn methods(&self) -> &Methods {
         &self.methods
+    }
+
+    /// What its author says about it, under the key `//`.
+    pub fn comment(&self) -> Option<&str> {
+        self.comment.as_deref()
     }
 
     /// The path as written, with a leading `/`; in a Kubernetes rule, what it allows, in words.
@@ -221,7 +227,8 @@ impl Pattern {
         }
     }
 
-    fn matches_path(&self, path: &str) -> bool {
+    /// Whether it matches this text as a path; a Kubernetes rule matches none.
+    pub(crate) fn matches_path(&self, path: &str) -> bool {
         match self {
             Self::PathToRegexp(pattern) => pattern.matches(path),
             Self::Glob(glob) => glob.matches(path),

@@ -79,6 +79,11 @@ impl Template {
         })
     }
 
+    /// Whether it is an empty text.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
     /// Puts in the values that `lookup` has, literally: nothing is trimmed or escaped.
     ///
     /// # Errors

@@ -5,11 +5,12 @@
     reason = "a test may panic, and says when it is skipped"
 )]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use accept_rules::{Decision, EncodedSlash, List, Request, RequestTarget, RuleFile, RuleSet};
+use accept_rules::{Decision, EncodedSlash, List, Request, RequestTarget, RuleFile, RuleSet, lint};
 
 /// Every file, with how many private and public rules each has.
 const LOADED: &[(&str, usize, usize)] = &[
@@ -31,6 +32,55 @@ const LOADED: &[(&str, usize, usize)] = &[
     ("scm/gitlab.json", 246, 1),
     ("scm/jira.json", 12, 0),
     ("scm/nexus.json", 4, 0),
+];
+
+/// What can be said against each file, with how often.
+const FINDINGS: &[(&str, &str)] = &[
+    ("argocd.json", "issues-tokens 1"),
+    ("bitbucket-server.json", ""),
+    ("cost-insights.json", "passes-authorization 1"),
+    (
+        "github-enterprise.json",
+        "catch-all 1, open-graphql 1, passes-authorization 1",
+    ),
+    (
+        "gitlab-self-hosted.json",
+        "issues-tokens 2, named-asterisk 1, open-graphql 1",
+    ),
+    ("grafana.json", "reaches-proxy 1"),
+    ("jenkins.json", "runs-scripts 1"),
+    (
+        "kubernetes.json",
+        "glued-asterisk 19, reaches-exec 2, reaches-proxy 2, reaches-secrets 2, shadowed-rule 1",
+    ),
+    (
+        "roadie-agent.json",
+        "local-address 1, open-public-list 1, passes-authorization 1",
+    ),
+    ("sonarqube.json", ""),
+    (
+        "scm/artifactory.json",
+        "catch-all 1, issues-tokens 1, passes-authorization 1",
+    ),
+    ("scm/azure-repos.json", "passes-authorization 1"),
+    (
+        "scm/bitbucket-server.json",
+        "glued-asterisk 74, passes-authorization 1, shadowed-rule 2",
+    ),
+    (
+        "scm/container-registry-agent.json",
+        "passes-authorization 1",
+    ),
+    (
+        "scm/github-com.json",
+        "dot-parameter 1, literal-asterisk 1, open-graphql 1, passes-authorization 1, shadowed-rule 1",
+    ),
+    (
+        "scm/gitlab.json",
+        "duplicate-rule 1, glued-asterisk 204, open-graphql 1, passes-authorization 2, shadowed-rule 2",
+    ),
+    ("scm/jira.json", ""),
+    ("scm/nexus.json", "catch-all 1, passes-authorization 2"),
 ];
 
 #[test]
@@ -67,6 +117,31 @@ fn every_published_file_is_in_the_list() {
     listed.sort();
     found.sort();
     assert_eq!(found, listed);
+}
+
+#[test]
+fn published_files_have_these_findings() {
+    let Some(folder) = published_files() else {
+        return;
+    };
+    let files = LOADED.iter().map(|(name, ..)| *name);
+    let with_findings = FINDINGS.iter().map(|(name, _)| *name);
+    assert!(files.eq(with_findings));
+    for (name, expected) in FINDINGS {
+        let mut counts = BTreeMap::new();
+        for finding in lint(
+            &parse(&folder, name).unwrap(),
+            SystemTime::UNIX_EPOCH,
+            |_| EncodedSlash::Data,
+        ) {
+            *counts.entry(finding.code().as_str()).or_insert(0) += 1;
+        }
+        let found: Vec<_> = counts
+            .iter()
+            .map(|(code, count)| format!("{code} {count}"))
+            .collect();
+        assert_eq!(found.join(", "), *expected, "{name}");
+    }
 }
 
 #[test]

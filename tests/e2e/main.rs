@@ -17,6 +17,7 @@ mod headers;
 mod hostile;
 mod kubernetes_rules;
 mod lifecycle;
+mod lint;
 mod promises;
 mod real_programs;
 mod reload;

@@ -335,7 +335,12 @@ pub(super) fn nearest(word: &str, known: &[&'static str]) -> Option<&'static str
 
 /// A value in quotes, escaped, and cut where it is too long to read.
 pub(crate) fn quoted(value: &str) -> String {
-    match value.char_indices().nth(MAX_SHOWN) {
+    quoted_up_to(MAX_SHOWN, value)
+}
+
+/// As [`quoted`], with a length of its own, in characters.
+pub(crate) fn quoted_up_to(max: usize, value: &str) -> String {
+    match value.char_indices().nth(max) {
         Some((end, _)) => format!("{:?}", format!("{}…", value.get(..end).unwrap_or_default())),
         None => format!("{value:?}"),
     }

@@ -6,7 +6,7 @@ use http::HeaderName;
 use http::header::AUTHORIZATION;
 
 use super::error::{Problem, nearest};
-use super::{Entries, RuleReader, field_kind, find, report_duplicates};
+use super::{Entries, RuleReader, comment, field_kind, find, report_duplicates};
 use crate::condition::{
     BodyCondition, BodyConditions, Conditions, HeaderCondition, QueryCondition, ValueGlob,
 };
@@ -99,6 +99,7 @@ impl RuleReader<'_> {
         let (origin, userinfo) = self.read_origin(entries)?;
         let matched = matched?;
         Some(Rule {
+            comment: comment(entries),
             methods: matched.methods,
             path: matched.path,
             pattern: matched.pattern,
