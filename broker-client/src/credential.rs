@@ -6,6 +6,7 @@ use accept_rules::{Auth, MissingVariable, Template};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use broker_process::settings::Environment;
+use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
@@ -14,12 +15,27 @@ use zeroize::Zeroizing;
 pub(crate) struct Secret(Zeroizing<Box<[u8]>>);
 
 impl Secret {
-    fn new(bytes: Vec<u8>) -> Self {
-        Self(Zeroizing::new(bytes.into_boxed_slice()))
+    fn new(text: String) -> Self {
+        Self(Zeroizing::new(text.into_bytes().into_boxed_slice()))
     }
 
     fn expose(&self) -> &[u8] {
         &self.0
+    }
+
+    /// As a header's value, without a copy: the bytes are wiped when the last request that carries them has gone.
+    /// Marked sensitive, so that no codec stores or prints it.
+    fn into_header(self) -> Result<HeaderValue, CredentialError> {
+        struct Owner(Secret);
+        impl AsRef<[u8]> for Owner {
+            fn as_ref(&self) -> &[u8] {
+                self.0.expose()
+            }
+        }
+        let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Owner(self)))
+            .map_err(|_| CredentialError::NotAHeader)?;
+        value.set_sensitive(true);
+        Ok(value)
     }
 }
 
@@ -47,7 +63,7 @@ pub(crate) enum CredentialError {
 
 /// An `Authorization` value, made once from a rule's `auth` or an origin's userinfo.
 #[derive(Debug)]
-pub(crate) struct Credential(Secret);
+pub(crate) struct Credential(HeaderValue);
 
 impl Credential {
     /// From a rule's `auth`. Interpolated literally, never trimmed: a trailing colon in a token is part of it.
@@ -59,56 +75,63 @@ impl Credential {
             text.expand(|name| environment.get(name))
                 .map(Zeroizing::new)
         };
-        Self::new(match auth {
-            Auth::Token(token) => format!("Token {}", *expand(token)?),
-            Auth::Bearer(token) => format!("Bearer {}", *expand(token)?),
-            Auth::BasicToken(token) => {
-                format!("Basic {}", STANDARD.encode(expand(token)?.as_bytes()))
+        let secret = match auth {
+            Auth::Token(token) => joined(&["Token ", &expand(token)?]),
+            Auth::Bearer(token) => joined(&["Bearer ", &expand(token)?]),
+            Auth::BasicToken(token) => basic(&expand(token)?),
+            Auth::Basic { username, password } => {
+                basic(&user_pass(&expand(username)?, &expand(password)?))
             }
-            Auth::Basic { username, password } => basic(&expand(username)?, &expand(password)?),
-            Auth::Raw(token) => expand(token)?.to_string(),
+            Auth::Raw(token) => joined(&[&expand(token)?]),
             Auth::Userinfo(token) => return Self::from_userinfo(&expand(token)?),
             Auth::UserinfoBasic { username, password } => {
-                return Self::from_userinfo(&format!(
-                    "{}:{}",
-                    *expand(username)?,
-                    *expand(password)?
-                ));
+                return Self::from_userinfo(&user_pass(&expand(username)?, &expand(password)?));
             }
-        })
+        };
+        Ok(Self(secret.into_header()?))
     }
 
     /// From the userinfo of an expanded origin: `user:password` is Basic, percent-decoded as in every URL
     /// (RFC 3986 §3.2.1); a token alone is `token <x>`.
     pub(crate) fn from_userinfo(userinfo: &str) -> Result<Self, CredentialError> {
-        Self::new(match userinfo.split_once(':') {
-            Some((username, password)) => {
-                basic(&percent_decode(username)?, &percent_decode(password)?)
-            }
-            None => format!("token {userinfo}"),
-        })
+        let secret = match userinfo.split_once(':') {
+            Some((username, password)) => basic(&user_pass(
+                &percent_decode(username)?,
+                &percent_decode(password)?,
+            )),
+            None => joined(&["token ", userinfo]),
+        };
+        Ok(Self(secret.into_header()?))
     }
 
-    fn new(value: String) -> Result<Self, CredentialError> {
-        let secret = Secret::new(value.into_bytes());
-        HeaderValue::from_bytes(secret.expose()).map_err(|_| CredentialError::NotAHeader)?;
-        Ok(Self(secret))
-    }
-
-    /// Puts it in, in place of the caller's own; marked sensitive, so that no codec stores or prints it.
+    /// Puts it in, in place of the caller's own.
     pub(crate) fn inject(&self, headers: &mut HeaderMap) {
-        let mut value =
-            HeaderValue::from_bytes(self.0.expose()).expect("a credential is made of header bytes");
-        value.set_sensitive(true);
-        headers.insert(AUTHORIZATION, value);
+        headers.insert(AUTHORIZATION, self.0.clone());
     }
 }
 
-fn basic(username: &str, password: &str) -> String {
-    format!(
-        "Basic {}",
-        STANDARD.encode(Zeroizing::new(format!("{username}:{password}")).as_bytes())
-    )
+/// These texts behind each other, in one allocation: one that grows would leave copies of a secret behind.
+fn joined(texts: &[&str]) -> Secret {
+    let mut all = String::with_capacity(texts.iter().map(|text| text.len()).sum());
+    all.extend(texts.iter().copied());
+    Secret::new(all)
+}
+
+fn basic(plain: &str) -> Secret {
+    const SCHEME: &str = "Basic ";
+    let encoded = base64::encoded_len(plain.len(), true).unwrap_or(0);
+    let mut all = String::with_capacity(SCHEME.len() + encoded);
+    all.push_str(SCHEME);
+    STANDARD.encode_string(plain, &mut all);
+    Secret::new(all)
+}
+
+fn user_pass(username: &str, password: &str) -> Zeroizing<String> {
+    let mut all = Zeroizing::new(String::with_capacity(username.len() + 1 + password.len()));
+    all.push_str(username);
+    all.push(':');
+    all.push_str(password);
+    all
 }
 
 fn percent_decode(text: &str) -> Result<Zeroizing<String>, CredentialError> {
@@ -199,6 +222,7 @@ mod tests {
     #[test]
     fn debug_shows_no_secret() {
         let shown = format!("{:?}", from_auth(&Auth::Token(template("${T}"))).unwrap());
-        assert_eq!(shown, "Credential(Secret(..))");
+        assert_eq!(shown, "Credential(Sensitive)");
+        assert_eq!(format!("{:?}", joined(&["s3cret"])), "Secret(..)");
     }
 }
