@@ -601,6 +601,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::template::Source;
 
     const ORIGIN: &str = r#""origin": "https://host""#;
 
@@ -620,7 +621,13 @@ mod tests {
 
     /// What a rule's credential expands to, each variable to its name.
     fn expanded_auth(fields: &str) -> (&'static str, String) {
-        let expand = |text: &Template| text.expand(|name| Some(name.to_owned())).unwrap();
+        let expand = |text: &Template| {
+            let value = |source: &Source| match source {
+                Source::Variable(name) => name.to_string(),
+                Source::File(_) | Source::Exec(_) => source.to_string(),
+            };
+            text.expand(|source| Ok::<_, ()>(value(source))).unwrap()
+        };
         match rule(fields).auth() {
             None => ("none", String::new()),
             Some(Auth::Token(text)) => ("token", expand(text)),
@@ -718,6 +725,13 @@ mod tests {
                 "xUy|",
                 "https://host",
             ),
+            (
+                "https://u:${file:/run/t}@host/${X}",
+                "userinfo-basic",
+                "u|${file:/run/t}",
+                "https://host/${X}",
+            ),
+            ("${exec:eks}@host", "userinfo", "${exec:eks}", "host"),
         ] {
             let fields = format!(r#""origin": "{origin}""#);
             assert_eq!(
@@ -836,7 +850,7 @@ mod tests {
             ),
             (
                 r#""auth": {"scheme": "raw", "token": "${T:x}"}"#,
-                r#""token": "${T:…}" is not supported: only "${NAME}" is, without a default or a source"#,
+                r#""token": "${T:…}" is not supported: use "${NAME}", "${file:/path}" or "${exec:name}"; there are no defaults"#,
             ),
         ] {
             assert_eq!(
@@ -945,8 +959,16 @@ mod tests {
                 r#""origin": the origin "ftp://host" has an unknown scheme: use "https://" or "http://""#,
             ),
             (
+                "https://${vault:x}@host",
+                r#""origin": "${vault:…}" is not supported: use "${NAME}", "${file:/path}" or "${exec:name}"; there are no defaults"#,
+            ),
+            (
                 "https://${file:x}@host",
-                r#""origin": "${file:…}" is not supported: only "${NAME}" is, without a default or a source"#,
+                r#""origin": "${file:…}" needs an absolute path, such as "${file:/run/secrets/token}""#,
+            ),
+            (
+                "https://host/${exec:eks}",
+                r#""origin": "${exec:…}" cannot stand in an origin: use it in "auth", or before the origin's "@""#,
             ),
         ] {
             let found = rule_error(&format!(r#""origin": "{origin}""#));

@@ -171,4 +171,4 @@ pub use rule::{
 };
 pub use rule_set::{Request, RuleSet};
 pub use target::{MAX_TARGET_LEN, RequestTarget, TargetError};
-pub use template::{MissingVariable, Template, TemplateError};
+pub use template::{MissingVariable, Source, Template, TemplateError};

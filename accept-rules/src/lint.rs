@@ -390,7 +390,7 @@ mod tests {
         (
             LintCode::LiteralCredential,
             r#"{"path": "/a", "origin": "https://${HOST}", "auth": {"scheme": "raw", "token": "x"}}"#,
-            r#"{"path": "/a", "origin": "https://x:${PASSWORD}@${HOST}"}"#,
+            r#"{"path": "/a", "origin": "https://x:${file:/run/password}@${HOST}"}"#,
         ),
         (
             LintCode::CleartextCredential,

@@ -7,7 +7,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use thiserror::Error;
 
 use crate::target::find_dot_segment;
-use crate::template::{MissingVariable, Template, TemplateError};
+use crate::template::{MissingVariable, Source, Template, TemplateError, split_at_source};
 
 /// A rule's origin as written, without userinfo and not expanded yet.
 #[derive(Clone, PartialEq, Eq)]
@@ -20,6 +20,14 @@ impl OriginTemplate {
     /// Reads `text`, from which userinfo was split off, and checks what needs no variables.
     pub(crate) fn parse(text: &str) -> Result<Self, OriginError> {
         let template = Template::parse(text)?;
+        let kind = template.sources().find_map(|source| match source {
+            Source::Variable(_) => None,
+            Source::File(_) => Some("file"),
+            Source::Exec(_) => Some("exec"),
+        });
+        if let Some(kind) = kind {
+            return Err(TemplateError::NotInOrigin { kind }.into());
+        }
         Origin::parse(&stand_in(text, &template)).map_err(|error| error.about(text))?;
         Ok(Self {
             text: text.into(),
@@ -46,7 +54,16 @@ impl OriginTemplate {
         &self,
         lookup: impl Fn(&str) -> Option<V>,
     ) -> Result<String, MissingVariable> {
-        self.template.expand(lookup)
+        self.template.expand(|source| {
+            let (name, value) = match source {
+                Source::Variable(name) => (name, lookup(name)),
+                // `parse` lets none of these in.
+                Source::File(name) | Source::Exec(name) => (name, None),
+            };
+            value.ok_or_else(|| MissingVariable {
+                name: name.to_string(),
+            })
+        })
     }
 }
 
@@ -205,8 +222,7 @@ impl OriginError {
 /// ```
 pub fn split_userinfo(origin: &str) -> (Option<&str>, Cow<'_, str>) {
     let (scheme, rest) = split_scheme(origin);
-    let authority_len = rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len());
-    let (authority, after) = rest.split_at(authority_len);
+    let (authority, after) = rest.split_at(authority_len(rest));
     match (authority.rsplit_once('@'), scheme) {
         (None, _) => (None, origin.into()),
         (Some((userinfo, host)), None) => (Some(userinfo), format!("{host}{after}").into()),
@@ -214,6 +230,20 @@ pub fn split_userinfo(origin: &str) -> (Option<&str>, Cow<'_, str>) {
             (Some(userinfo), format!("{scheme}://{host}{after}").into())
         }
     }
+}
+
+/// Up to the first character that ends an authority; one inside `${…}` does not.
+fn authority_len(rest: &str) -> usize {
+    let end = |text: &str| text.find(['/', '\\', '?', '#']);
+    let mut start = 0;
+    while let Some((literal, source, _)) = rest.get(start..).and_then(split_at_source) {
+        if let Some(end) = end(literal) {
+            return start + end;
+        }
+        start += literal.len() + "${".len() + source.len() + "}".len();
+    }
+    let last = rest.get(start..).unwrap_or_default();
+    end(last).map_or(rest.len(), |end| start + end)
 }
 
 fn split_scheme(origin: &str) -> (Option<&str>, &str) {
@@ -229,7 +259,7 @@ fn split_scheme(origin: &str) -> (Option<&str>, &str) {
 fn stand_in(text: &str, template: &Template) -> String {
     let expand = |value| {
         template
-            .expand(|_| Some(value))
+            .expand(|_| Ok::<_, MissingVariable>(value))
             .unwrap_or_else(|_| text.to_owned())
     };
     let starts_with_scheme = split_scheme(text)
@@ -398,6 +428,18 @@ mod tests {
                 "https://${HOST}/x@y",
             ),
             ("${TOKEN}@host/x", Some("${TOKEN}"), "host/x"),
+            (
+                "http://${file:/a?#@b}@h/x",
+                Some("${file:/a?#@b}"),
+                "http://h/x",
+            ),
+            (
+                "http://${A}:${file:/a}@${H}/${B}",
+                Some("${A}:${file:/a}"),
+                "http://${H}/${B}",
+            ),
+            ("http://h/${file:/a}@h", None, "http://h/${file:/a}@h"),
+            ("http://h${/}@h", Some("h${/}"), "http://h"),
             ("http://u:p@ss@host?q", Some("u:p@ss"), "http://host?q"),
             ("https://@host", Some(""), "https://host"),
             ("u:p@host", Some("u:p"), "host"),

@@ -13,7 +13,7 @@ use crate::path_glob::PathGlob;
 use crate::path_pattern::PathPattern;
 use crate::question::Question;
 use crate::target::{RequestTarget, has_parameters};
-use crate::template::Template;
+use crate::template::{Source, Template};
 
 /// Which list of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -368,8 +368,8 @@ pub enum Auth {
 }
 
 impl Auth {
-    /// The names of its variables.
-    pub fn variables(&self) -> impl Iterator<Item = &str> {
+    /// Where its values come from, in the order in which they are put in.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
         let (first, second) = match self {
             Self::Token(text)
             | Self::Bearer(text)
@@ -381,7 +381,7 @@ impl Auth {
             }
         };
         first
-            .variables()
-            .chain(second.into_iter().flat_map(Template::variables))
+            .sources()
+            .chain(second.into_iter().flat_map(Template::sources))
     }
 }

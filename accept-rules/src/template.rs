@@ -1,13 +1,16 @@
-//! Texts with `${NAME}` in them, as origins and credentials are written.
+//! Texts with `${…}` in them, as origins and credentials are written.
 
 use std::fmt;
 
 use thiserror::Error;
 
-/// A text with variables, not expanded yet.
+/// Longest path in a `${file:…}`, in bytes, as Linux has it (`PATH_MAX`).
+const MAX_PATH: usize = 4096;
+
+/// A text with values to be put in, not expanded yet.
 ///
-/// A variable is the shortest `${`…`}`; there is no default, no nesting and no escape, and any other
-/// `$` is literal. The text may hold a credential, so `Debug` shows the variables only.
+/// A source is the shortest `${`…`}`; there is no default, no nesting and no escape, and any other `$` is literal. The
+/// text may hold a credential, so `Debug` shows the sources only.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Template {
     parts: Box<[Part]>,
@@ -16,22 +19,43 @@ pub struct Template {
 #[derive(Clone, PartialEq, Eq)]
 enum Part {
     Literal(Box<str>),
+    Source(Source),
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// `${NAME}`: a variable.
     Variable(Box<str>),
+    /// `${file:/path}`: a file's content; the path is absolute.
+    File(Box<str>),
+    /// `${exec:name}`: what a command prints that the settings declare under this name.
+    Exec(Box<str>),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Variable(name) => write!(f, "${{{name}}}"),
+            Self::File(path) => write!(f, "${{file:{path}}}"),
+            Self::Exec(name) => write!(f, "${{exec:{name}}}"),
+        }
+    }
 }
 
 impl Template {
     /// Reads `text`.
     ///
     /// # Errors
-    /// When something other than a name stands between `${` and `}`.
+    /// When something other than a source stands between `${` and `}`.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let mut parts = Vec::new();
         let mut rest = text;
-        while let Some((literal, name, after)) = next_variable(rest) {
+        while let Some((literal, source, after)) = split_at_source(rest) {
             if !literal.is_empty() {
                 parts.push(Part::Literal(literal.into()));
             }
-            parts.push(Part::Variable(check_name(name)?.into()));
+            parts.push(Part::Source(Source::parse(source)?));
             rest = after;
         }
         if !rest.is_empty() {
@@ -71,11 +95,11 @@ impl Template {
         ))
     }
 
-    /// The names of the variables, in order, repeated as often as they stand in the text.
-    pub fn variables(&self) -> impl Iterator<Item = &str> {
+    /// Where its values come from, in order, repeated as often as they stand in the text.
+    pub fn sources(&self) -> impl Iterator<Item = &Source> {
         self.parts.iter().filter_map(|part| match part {
             Part::Literal(_) => None,
-            Part::Variable(name) => Some(&**name),
+            Part::Source(source) => Some(source),
         })
     }
 
@@ -84,36 +108,63 @@ impl Template {
         self.parts.is_empty()
     }
 
-    /// Puts in the values that `lookup` has, literally: nothing is trimmed or escaped.
+    /// The names of the variables among them.
+    pub fn variables(&self) -> impl Iterator<Item = &str> {
+        self.sources().filter_map(|source| match source {
+            Source::Variable(name) => Some(&**name),
+            Source::File(_) | Source::Exec(_) => None,
+        })
+    }
+
+    /// Puts in the values that `lookup` has, literally: nothing is trimmed or escaped. It is asked once for each of
+    /// [`Template::sources`], in order.
     ///
     /// # Errors
-    /// When `lookup` has no value for a variable.
-    pub fn expand<V: AsRef<str>>(
+    /// That of `lookup`.
+    pub fn expand<V: AsRef<str>, E>(
         &self,
-        lookup: impl Fn(&str) -> Option<V>,
-    ) -> Result<String, MissingVariable> {
-        let mut expanded = String::new();
-        for part in &self.parts {
-            match part {
-                Part::Literal(text) => expanded.push_str(text),
-                Part::Variable(name) => match lookup(name) {
-                    Some(value) => expanded.push_str(value.as_ref()),
-                    None => {
-                        return Err(MissingVariable {
-                            name: name.to_string(),
-                        });
-                    }
-                },
-            }
-        }
-        Ok(expanded)
+        mut lookup: impl FnMut(&Source) -> Result<V, E>,
+    ) -> Result<String, E> {
+        let values = self.sources().map(&mut lookup);
+        let values = values.collect::<Result<Vec<V>, E>>()?;
+        let mut next = values.iter();
+        let texts: Vec<&str> = self
+            .parts
+            .iter()
+            .filter_map(|part| match part {
+                Part::Literal(text) => Some(&**text),
+                Part::Source(_) => next.next().map(AsRef::as_ref),
+            })
+            .collect();
+        // One allocation: a text that grows leaves copies of secrets behind.
+        Ok(texts.concat())
     }
 }
 
 impl fmt::Debug for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Template")?;
-        f.debug_list().entries(self.variables()).finish()
+        f.debug_list().entries(self.sources()).finish()
+    }
+}
+
+impl Source {
+    /// Reads what stands between `${` and `}`.
+    fn parse(text: &str) -> Result<Self, TemplateError> {
+        let is_in_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        let rest = text.trim_start_matches(is_in_name);
+        let start = text.strip_suffix(rest).unwrap_or(text);
+        match (start, rest.strip_prefix(':')) {
+            ("file", Some(path)) if is_path(path) => Ok(Self::File(path.into())),
+            ("file", Some(_)) => Err(TemplateError::BadPath),
+            ("exec", Some(name)) if is_name(name) => Ok(Self::Exec(name.into())),
+            ("exec", Some(_)) => Err(TemplateError::BadCommand),
+            (_, Some(_)) => Err(TemplateError::Unsupported { name: start.into() }),
+            (_, None) if rest.is_empty() && !text.is_empty() => Ok(Self::Variable(text.into())),
+            (_, None) => Err(TemplateError::BadName {
+                start: start.into(),
+            }),
+        }
     }
 }
 
@@ -131,9 +182,9 @@ pub struct MissingVariable {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum TemplateError {
-    /// `${NAME:default}`, `${plugin:…}`, `${file:…}` and the like, which other brokers know.
+    /// `${NAME:default}`, `${plugin:…}` and the like, which other brokers know.
     #[error(
-        "\"${{{name}:…}}\" is not supported: only \"${{NAME}}\" is, without a default or a source"
+        "\"${{{name}:…}}\" is not supported: use \"${{NAME}}\", \"${{file:/path}}\" or \"${{exec:name}}\"; there are no defaults"
     )]
     Unsupported {
         /// What stands before the colon.
@@ -147,26 +198,41 @@ pub enum TemplateError {
         /// The part that could be a name.
         start: String,
     },
+    /// A path that depends on the working folder, or that can be none.
+    #[error("\"${{file:…}}\" needs an absolute path, such as \"${{file:/run/secrets/token}}\"")]
+    BadPath,
+    /// Something that cannot name a command.
+    #[error(
+        "\"${{exec:…}}\" needs the name of a command in the settings' \"credentials.exec\": lower-case letters, digits, \".\", \"_\" and \"-\", up to 63"
+    )]
+    BadCommand,
+    /// A credential's source in the part of an origin that everybody sees.
+    #[error(
+        "\"${{{kind}:…}}\" cannot stand in an origin: use it in \"auth\", or before the origin's \"@\""
+    )]
+    NotInOrigin {
+        /// `file` or `exec`.
+        kind: &'static str,
+    },
 }
 
-/// What stands before the first variable, its name, and what stands after it.
-fn next_variable(text: &str) -> Option<(&str, &str, &str)> {
+/// What stands before the first source, what is inside its braces, and what stands after it.
+pub(crate) fn split_at_source(text: &str) -> Option<(&str, &str, &str)> {
     let (literal, after) = text.split_once("${")?;
-    let (name, rest) = after.split_once('}')?;
-    Some((literal, name, rest))
+    let (source, rest) = after.split_once('}')?;
+    Some((literal, source, rest))
 }
 
-fn check_name(name: &str) -> Result<&str, TemplateError> {
-    let is_in_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    let rest = name.trim_start_matches(is_in_name);
-    let start = name.strip_suffix(rest).unwrap_or(name);
-    match rest.chars().next() {
-        None if !name.is_empty() => Ok(name),
-        Some(':') => Err(TemplateError::Unsupported { name: start.into() }),
-        None | Some(_) => Err(TemplateError::BadName {
-            start: start.into(),
-        }),
-    }
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && text.len() <= MAX_PATH && !text.contains(char::is_control)
+}
+
+/// As all names in settings are (`[a-z0-9][a-z0-9._-]{0,62}`).
+fn is_name(text: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    text.len() <= 63
+        && text.bytes().next().is_some_and(is_plain)
+        && text.bytes().all(|b| is_plain(b) || b"._-".contains(&b))
 }
 
 #[cfg(test)]
@@ -175,7 +241,14 @@ mod tests {
 
     fn expand(text: &str) -> String {
         let template = Template::parse(text).unwrap();
-        template.expand(|name| Some(format!("<{name}>"))).unwrap()
+        let value = |source: &Source| match source {
+            Source::Variable(name) => format!("<{name}>"),
+            Source::File(path) => format!("<file {path}>"),
+            Source::Exec(name) => format!("<exec {name}>"),
+        };
+        template
+            .expand(|source| Ok::<_, ()>(value(source)))
+            .unwrap()
     }
 
     #[test]
@@ -192,6 +265,9 @@ mod tests {
             ("${A", "${A"),
             ("a}${", "a}${"),
             ("${my-var.x_1}", "<my-var.x_1>"),
+            ("a ${file:/run/x} b", "a <file /run/x> b"),
+            ("${file:/run/$ :{é}", "<file /run/$ :{é>"),
+            ("${exec:eks-1}:${A}", "<exec eks-1>:<A>"),
         ] {
             assert_eq!(expand(text), expanded, "{text}");
         }
@@ -200,25 +276,32 @@ mod tests {
     #[test]
     fn a_value_is_not_expanded_again() {
         let template = Template::parse("${A}").unwrap();
-        assert_eq!(template.expand(|_| Some(" ${A} ")).unwrap(), " ${A} ");
+        let expanded = template.expand(|_| Ok::<_, ()>(" ${A} "));
+        assert_eq!(expanded.unwrap(), " ${A} ");
     }
 
     #[test]
-    fn a_missing_variable_is_named() {
-        let template = Template::parse("${A}${B}").unwrap();
-        let error = template
-            .expand(|name| (name == "A").then_some("a"))
-            .unwrap_err();
-        assert_eq!(error.to_string(), "the variable \"B\" is not set");
+    fn the_first_value_that_is_missing_is_the_error() {
+        let template = Template::parse("${A}${B}${C}").unwrap();
+        let error = template.expand(|source| match source.to_string().as_str() {
+            "${A}" => Ok("a"),
+            other => Err(other.to_owned()),
+        });
+        assert_eq!(error.unwrap_err(), "${B}");
     }
 
     #[test]
-    fn defaults_and_sources_are_refused_by_name() {
+    fn defaults_and_other_sources_are_refused_by_name() {
         for (text, shown) in [
             ("${X:default}", "\"${X:…}\" is not supported"),
             ("${plugin:a}", "\"${plugin:…}\" is not supported"),
-            ("a ${file:/run/x} b", "\"${file:…}\" is not supported"),
-            ("${exec:ls}", "\"${exec:…}\" is not supported"),
+            ("${FILE:/run/x}", "\"${FILE:…}\" is not supported"),
+            ("${file:token}", "\"${file:…}\" needs an absolute path"),
+            ("${file:}", "\"${file:…}\" needs an absolute path"),
+            ("${file:/a\0b}", "\"${file:…}\" needs an absolute path"),
+            ("${exec:/bin/ls}", "\"${exec:…}\" needs the name"),
+            ("${exec:}", "\"${exec:…}\" needs the name"),
+            ("${exec:EKS}", "\"${exec:…}\" needs the name"),
             ("${}", "\"${…}\" has no variable name"),
             ("${A B}", "\"${A…}\" has no variable name"),
             ("${${A}}", "\"${…}\" has no variable name"),
@@ -230,7 +313,7 @@ mod tests {
 
     #[test]
     fn debug_never_shows_the_literal_text() {
-        let template = Template::parse("hunter2${A}").unwrap();
-        assert_eq!(format!("{template:?}"), "Template[\"A\"]");
+        let template = Template::parse("hunter2${A}hunter3").unwrap();
+        assert_eq!(format!("{template:?}"), "Template[Variable(\"A\")]");
     }
 }

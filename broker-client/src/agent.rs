@@ -23,6 +23,7 @@ use crate::audit::{AuditLog, AuditOpenError, AuditUnavailable, AuditWriter, Conn
 use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::control::{ControlError, ControlSocket};
+use crate::credential::Sources;
 use crate::dial::{DialError, Dialer, Dialled};
 use crate::exchange::Exchange;
 use crate::instance::{Instance, InstanceError};
@@ -74,6 +75,7 @@ pub enum AgentError {
 pub struct Agent {
     config: Arc<Config>,
     rules: RulesInForce,
+    sources: Sources,
     reloader: Reloader,
     dialer: Dialer,
     instance: Instance,
@@ -124,6 +126,8 @@ impl Agent {
             board.warn(warning);
         }
         reload::announce(&rules, &board);
+        let sources = rules.sources.clone();
+        sources.tell(&board);
         let config = Arc::new(config);
         let rules = RulesInForce::new(rules);
         let reloader = Reloader::new(
@@ -135,6 +139,7 @@ impl Agent {
         Ok(Self {
             config,
             rules,
+            sources,
             reloader,
             dialer,
             instance,
@@ -170,6 +175,7 @@ impl Agent {
         let Self {
             config,
             rules,
+            sources,
             reloader,
             dialer,
             instance,
@@ -194,6 +200,7 @@ impl Agent {
             drop(locals.spawn(control.run(board.clone(), stop_local.clone())));
         }
         drop(locals.spawn(reloader.run(stop.clone())));
+        drop(locals.spawn(sources.keep(board.clone(), stop_local.clone())));
         let bodies = Arc::new(BodyKeeper::new(config.rules.body_limit));
         let tunnels = Arc::new(Tunnels {
             config,

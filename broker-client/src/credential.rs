@@ -1,25 +1,31 @@
 //! What the agent adds for an origin. Its bytes are a [`Secret`], and leave it here alone.
 
+mod file;
+mod sources;
+
 use std::fmt;
+use std::sync::Arc;
 
 use accept_rules::{Auth, MissingVariable, Template};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use broker_process::settings::Environment;
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
 
-/// Bytes that nobody may see: no `Display`, no `Clone`, wiped on drop, read by [`Secret::expose`] in this file alone.
-pub(crate) struct Secret(Zeroizing<Box<[u8]>>);
+pub(crate) use self::sources::Sources;
+use self::sources::Value;
+
+/// Text that nobody may see: no `Display`, no `Clone`, wiped on drop, read by [`Secret::expose`] in this module alone.
+pub(crate) struct Secret(Zeroizing<Box<str>>);
 
 impl Secret {
-    fn new(text: String) -> Self {
-        Self(Zeroizing::new(text.into_bytes().into_boxed_slice()))
+    fn new(text: impl Into<Box<str>>) -> Self {
+        Self(Zeroizing::new(text.into()))
     }
 
-    fn expose(&self) -> &[u8] {
+    fn expose(&self) -> &str {
         &self.0
     }
 
@@ -29,7 +35,7 @@ impl Secret {
         struct Owner(Secret);
         impl AsRef<[u8]> for Owner {
             fn as_ref(&self) -> &[u8] {
-                self.0.expose()
+                self.0.expose().as_bytes()
             }
         }
         let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(Owner(self)))
@@ -51,6 +57,18 @@ pub(crate) enum CredentialError {
     /// A variable is not set.
     #[error("{0}")]
     Missing(#[from] MissingVariable),
+    /// A variable and its file.
+    #[error("{name} and {name}_FILE are both set (keep one of the two)")]
+    Twice { name: String },
+    /// A file that would depend on where the agent was started.
+    #[error("{name}_FILE is no absolute path (write /run/secrets/{name})")]
+    RelativeFile { name: String },
+    /// An origin stands in logs and records, and its connections are kept: it does not change while the agent runs.
+    #[error("{name}_FILE is set, but an origin takes no variable from a file (set {name} itself)")]
+    FileForOrigin { name: String },
+    /// No such command in the settings.
+    #[error("\"${{exec:{name}}}\" is no command of the settings' \"credentials.exec\"")]
+    UnknownCommand { name: String },
     /// No header can carry it.
     #[error("the credential holds a line break or another byte that no HTTP header may carry")]
     NotAHeader,
@@ -61,18 +79,83 @@ pub(crate) enum CredentialError {
     Userinfo,
 }
 
-/// An `Authorization` value, made once from a rule's `auth` or an origin's userinfo.
+/// Why a request cannot have its credential now. Says nothing of its value.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{what} {why}")]
+pub(crate) struct Unavailable {
+    what: String,
+    why: Arc<str>,
+}
+
+/// An `Authorization` value, from a rule's `auth` or an origin's userinfo.
 #[derive(Debug)]
-pub(crate) struct Credential(HeaderValue);
+pub(crate) struct Credential(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// The same for ever.
+    Fixed(Version),
+    /// Put together for each request, of what its sources hold then.
+    Live { auth: Auth, values: Box<[Value]> },
+}
+
+/// A credential as one request carries it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Version(HeaderValue);
 
 impl Credential {
     /// From a rule's `auth`. Interpolated literally, never trimmed: a trailing colon in a token is part of it.
-    pub(crate) fn from_auth(
-        auth: &Auth,
-        environment: &Environment,
-    ) -> Result<Self, CredentialError> {
-        let expand = |text: &Template| {
-            text.expand(|name| environment.get(name))
+    pub(crate) fn from_auth(auth: &Auth, sources: &Sources) -> Result<Self, CredentialError> {
+        let values = auth.sources().map(|source| sources.find(source));
+        let values = values.collect::<Result<Box<[Value]>, _>>()?;
+        let fixed: Option<Vec<_>> = values.iter().map(Value::fixed).collect();
+        if let Some(fixed) = fixed {
+            return Ok(Self(Kind::Fixed(Version::of(auth, &fixed)?)));
+        }
+        // What stands around live values is as wrong now as it would be for each request.
+        let stand_in = Arc::new(Secret::new("x"));
+        let trial = values.iter().map(Value::fixed);
+        let trial: Vec<_> = trial
+            .map(|value| value.unwrap_or_else(|| Arc::clone(&stand_in)))
+            .collect();
+        Version::of(auth, &trial)?;
+        let auth = auth.clone();
+        Ok(Self(Kind::Live { auth, values }))
+    }
+
+    /// From the userinfo of an expanded origin: `user:password` is Basic, percent-decoded as in every URL
+    /// (RFC 3986 §3.2.1); a token alone is `token <x>`.
+    pub(crate) fn from_userinfo(userinfo: &str) -> Result<Self, CredentialError> {
+        Ok(Self(Kind::Fixed(Version(
+            of_userinfo(userinfo)?.into_header()?,
+        ))))
+    }
+
+    /// As it is now.
+    pub(crate) fn now(&self) -> Result<Version, Unavailable> {
+        match &self.0 {
+            Kind::Fixed(version) => Ok(version.clone()),
+            Kind::Live { auth, values } => {
+                let now = values
+                    .iter()
+                    .map(Value::now)
+                    .collect::<Result<Vec<_>, _>>()?;
+                Version::of(auth, &now).map_err(|error| Unavailable {
+                    what: "the credential cannot be put together:".to_owned(),
+                    why: error.to_string().into(),
+                })
+            }
+        }
+    }
+}
+
+impl Version {
+    /// Of values for the sources of `auth`, in their order.
+    fn of(auth: &Auth, values: &[Arc<Secret>]) -> Result<Self, CredentialError> {
+        let mut values = values.iter();
+        let mut expand = |text: &Template| {
+            let mut value = || values.next().expect("each source has a value").expose();
+            text.expand(|_| Ok::<_, CredentialError>(value()))
                 .map(Zeroizing::new)
         };
         let secret = match auth {
@@ -83,23 +166,10 @@ impl Credential {
                 basic(&user_pass(&expand(username)?, &expand(password)?))
             }
             Auth::Raw(token) => joined(&[&expand(token)?]),
-            Auth::Userinfo(token) => return Self::from_userinfo(&expand(token)?),
+            Auth::Userinfo(token) => of_userinfo(&expand(token)?)?,
             Auth::UserinfoBasic { username, password } => {
-                return Self::from_userinfo(&user_pass(&expand(username)?, &expand(password)?));
+                of_userinfo(&user_pass(&expand(username)?, &expand(password)?))?
             }
-        };
-        Ok(Self(secret.into_header()?))
-    }
-
-    /// From the userinfo of an expanded origin: `user:password` is Basic, percent-decoded as in every URL
-    /// (RFC 3986 §3.2.1); a token alone is `token <x>`.
-    pub(crate) fn from_userinfo(userinfo: &str) -> Result<Self, CredentialError> {
-        let secret = match userinfo.split_once(':') {
-            Some((username, password)) => basic(&user_pass(
-                &percent_decode(username)?,
-                &percent_decode(password)?,
-            )),
-            None => joined(&["token ", userinfo]),
         };
         Ok(Self(secret.into_header()?))
     }
@@ -108,6 +178,16 @@ impl Credential {
     pub(crate) fn inject(&self, headers: &mut HeaderMap) {
         headers.insert(AUTHORIZATION, self.0.clone());
     }
+}
+
+fn of_userinfo(userinfo: &str) -> Result<Secret, CredentialError> {
+    Ok(match userinfo.split_once(':') {
+        Some((username, password)) => basic(&user_pass(
+            &percent_decode(username)?,
+            &percent_decode(password)?,
+        )),
+        None => joined(&["token ", userinfo]),
+    })
 }
 
 /// These texts behind each other, in one allocation: one that grows would leave copies of a secret behind.
@@ -144,16 +224,18 @@ fn percent_decode(text: &str) -> Result<Zeroizing<String>, CredentialError> {
             continue;
         }
         let (escape, after) = rest.split_at_checked(2).ok_or(CredentialError::Userinfo)?;
-        let escape = std::str::from_utf8(escape).map_err(|_| CredentialError::Userinfo)?;
+        let escape = str::from_utf8(escape).map_err(|_| CredentialError::Userinfo)?;
         bytes.push(u8::from_str_radix(escape, 16).map_err(|_| CredentialError::Userinfo)?);
         rest = after;
     }
-    let text = std::str::from_utf8(&bytes).map_err(|_| CredentialError::Userinfo)?;
+    let text = str::from_utf8(&bytes).map_err(|_| CredentialError::Userinfo)?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
+    use broker_process::settings::Environment;
+
     use super::*;
 
     /// What the origin would see.
@@ -163,7 +245,7 @@ mod tests {
             AUTHORIZATION,
             HeaderValue::from_static("Bearer of-the-caller"),
         );
-        credential.inject(&mut headers);
+        credential.now().unwrap().inject(&mut headers);
         assert!(headers[AUTHORIZATION].is_sensitive());
         assert_eq!(headers.len(), 1);
         headers[AUTHORIZATION].to_str().unwrap().to_owned()
@@ -171,7 +253,7 @@ mod tests {
 
     fn from_auth(auth: &Auth) -> Result<Credential, CredentialError> {
         let environment = Environment::from([("T", "s3cret"), ("U", "user"), ("BROKEN", "a\nb")]);
-        Credential::from_auth(auth, &environment)
+        Credential::from_auth(auth, &Sources::new(environment))
     }
 
     fn template(text: &str) -> Template {
@@ -222,7 +304,7 @@ mod tests {
     #[test]
     fn debug_shows_no_secret() {
         let shown = format!("{:?}", from_auth(&Auth::Token(template("${T}"))).unwrap());
-        assert_eq!(shown, "Credential(Sensitive)");
+        assert_eq!(shown, "Credential(Fixed(Version(Sensitive)))");
         assert_eq!(format!("{:?}", joined(&["s3cret"])), "Secret(..)");
     }
 }

@@ -224,7 +224,9 @@ impl Exchange {
             Err(error) => return self.failed(&error, slot, route, context),
         };
         slot.outcome().removed_request_headers = removed;
-        outgoing.inject(route, slot.outcome());
+        if let Err(error) = outgoing.inject(route, slot.outcome()) {
+            return self.failed(&error, slot, route, context);
+        }
 
         let (body, upload) = match (outgoing.take_body(), incoming) {
             (Some(bytes), _) => UploadBody::whole(bytes),
@@ -272,12 +274,15 @@ impl Exchange {
             OriginError::NoAnswer(_) | OriginError::UploadStalled(_) => Ended::TimedOut,
             OriginError::Unreachable(_) | OriginError::Protocol(_) => Ended::OriginFailed,
             OriginError::CallerGone => Ended::CallerGone,
-            OriginError::Unsendable => Ended::NotSent,
+            OriginError::Unsendable | OriginError::NoCredential(_) => Ended::NotSent,
         });
         tracing::warn!(request_id = %context.request_id, origin = %route.origin, %error, "no answer from the origin");
         let detail = match error {
             OriginError::Unreachable(_) => "the agent's log says why, under this request id".into(),
             OriginError::NoAnswer(_) | OriginError::UploadStalled(_) => error.to_string(),
+            OriginError::NoCredential(_) => {
+                "the agent's owner sees why in `broker-client status` and in the agent's log".into()
+            }
             OriginError::Protocol(_) | OriginError::CallerGone | OriginError::Unsendable => {
                 "the agent's log says more, under this request id".into()
             }

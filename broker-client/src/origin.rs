@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use tower_service::Service;
 
 use crate::audit::{Outcome, OutcomeSlot, Recorded};
+use crate::credential::Unavailable;
 use crate::rules::Route;
 use crate::upload::UploadBody;
 
@@ -58,6 +59,8 @@ pub(crate) enum OriginError {
     Protocol(String),
     #[error("the target cannot be sent as it was judged")]
     Unsendable,
+    #[error("nothing was sent without its credential: {0}")]
+    NoCredential(Unavailable),
     #[error("the caller broke off its request")]
     CallerGone,
 }
@@ -69,6 +72,7 @@ impl OriginError {
             Self::NoAnswer(_) | Self::UploadStalled(_) => ErrorCode::OriginTimeout,
             Self::Protocol(_) => ErrorCode::OriginProtocol,
             Self::Unsendable => ErrorCode::BadTarget,
+            Self::NoCredential(_) => ErrorCode::CredentialUnavailable,
             Self::CallerGone => ErrorCode::BadRequest,
         }
     }
@@ -148,14 +152,20 @@ impl Outgoing {
     }
 
     /// Puts the rule's credential in, and takes out what would act beside it.
-    pub(crate) fn inject(&mut self, route: &Route, outcome: &mut Outcome) {
+    pub(crate) fn inject(
+        &mut self,
+        route: &Route,
+        outcome: &mut Outcome,
+    ) -> Result<(), OriginError> {
         let Some(credential) = &route.credential else {
-            return;
+            return Ok(());
         };
+        let version = credential.now().map_err(OriginError::NoCredential)?;
         let removed = hop::remove_beside_credential(&mut self.headers, &route.kept_headers);
         outcome.removed_request_headers.extend(removed);
-        credential.inject(&mut self.headers);
+        version.inject(&mut self.headers);
         outcome.injected = true;
+        Ok(())
     }
 
     /// Sends it, and once more where nothing can have been done with the first.

@@ -17,7 +17,7 @@ use http::uri::{Authority, Scheme};
 
 use crate::accept_file::AcceptFile;
 use crate::config::{self, Accept, Config, MissingVariables, Timeouts};
-use crate::credential::{Credential, CredentialError};
+use crate::credential::{Credential, CredentialError, Sources};
 use crate::origin::OriginClient;
 
 /// Origins may be old; the tunnel may not.
@@ -99,6 +99,8 @@ pub(crate) struct Rules {
     /// One for each rule of `set`, by its index; none for a rule that is turned off.
     routes: Vec<Option<Route>>,
     clients: Clients,
+    /// Where the credentials come from; the same for the rules that follow.
+    pub(crate) sources: Sources,
     /// Where they came from; none denies everything.
     pub(crate) source: Option<Source>,
     pub(crate) public_rules: usize,
@@ -132,6 +134,7 @@ impl Rules {
                 set: RuleSet::deny_all(),
                 routes: Vec::new(),
                 clients: Clients::default(),
+                sources: Sources::new(config.environment.clone()),
                 source: None,
                 public_rules: 0,
                 warnings: vec!["no accept file: every request is denied (set ACCEPT)".into()],
@@ -140,7 +143,7 @@ impl Rules {
     }
 
     /// Reads what stands in `accept`, expands its variables and prepares a client for each origin. Where `previous` has
-    /// that client, it is taken over with its connections.
+    /// that client, it is taken over with its connections, and so is where its credentials come from.
     pub(crate) fn compile(
         config: &Config,
         accept: &AcceptFile,
@@ -163,7 +166,11 @@ impl Rules {
             }
         });
         let mut problems = unused_origins(config, set.rules());
-        let mut resolver = Resolver::new(config, previous.map(|rules| &rules.clients));
+        let sources = match previous {
+            Some(rules) => rules.sources.clone(),
+            None => Sources::new(config.environment.clone()),
+        };
+        let mut resolver = Resolver::new(config, &sources, previous.map(|rules| &rules.clients));
         let (routes, turned_off) = resolver.routes(&set, &mut problems);
         if !problems.is_empty() {
             return Err(fail(problems));
@@ -178,6 +185,7 @@ impl Rules {
         Ok(Self {
             routes,
             clients: resolver.clients,
+            sources,
             public_rules: file.rules(List::Public).len(),
             warnings: warnings
                 .into_iter()
@@ -259,18 +267,20 @@ impl From<String> for RouteError {
 /// Finds out where each rule leads, and collects the clients for that.
 struct Resolver<'r> {
     config: &'r Config,
+    sources: &'r Sources,
     previous: Option<&'r Clients>,
     clients: Clients,
 }
 
 impl<'r> Resolver<'r> {
-    fn new(config: &'r Config, previous: Option<&'r Clients>) -> Self {
+    fn new(config: &'r Config, sources: &'r Sources, previous: Option<&'r Clients>) -> Self {
         let clients = Clients {
             tls: previous.and_then(|clients| clients.tls.clone()),
             by_origin: HashMap::new(),
         };
         Self {
             config,
+            sources,
             previous,
             clients,
         }
@@ -299,13 +309,23 @@ impl<'r> Resolver<'r> {
     }
 
     fn route(&mut self, rule: &Rule) -> Result<Route, RouteError> {
-        let environment = &self.config.environment;
-        let missing = |field, error| RouteError::Missing(format!("{field}: {error}"));
+        let failed = |field| {
+            move |error: CredentialError| match error {
+                CredentialError::Missing(error) => RouteError::Missing(format!("{field}: {error}")),
+                error => RouteError::Other(format!("{field}: {error}")),
+            }
+        };
         let template = rule
             .origin()
             .ok_or_else(|| "a private rule has no origin".to_owned())?;
-        let expanded = template.expand(|name| environment.get(name));
-        let expanded = expanded.map_err(|error| missing("origin", error))?;
+        for name in template.variables() {
+            self.sources
+                .plain_variable(name)
+                .map_err(failed("origin"))?;
+        }
+        let expanded = template
+            .expand(|name| self.sources.plain_variable(name).ok())
+            .map_err(|error| failed("origin")(error.into()))?;
         // A variable's value may bring userinfo of its own.
         let (userinfo, bare) = split_userinfo(&expanded);
         let origin = Origin::parse(&bare).map_err(|error| {
@@ -315,14 +335,11 @@ impl<'r> Resolver<'r> {
             )
         })?;
         let credential = match (rule.auth(), userinfo) {
-            (Some(auth), _) => Some(Credential::from_auth(auth, environment)),
+            (Some(auth), _) => Some(Credential::from_auth(auth, self.sources)),
             (None, Some(userinfo)) => Some(Credential::from_userinfo(userinfo)),
             (None, None) => None,
         };
-        let credential = credential.transpose().map_err(|error| match error {
-            CredentialError::Missing(error) => missing("auth", error),
-            error => RouteError::Other(format!("auth: {error}")),
-        })?;
+        let credential = credential.transpose().map_err(failed("auth"))?;
         let timeouts = timeouts(self.config, template.as_str(), rule);
         let kept_headers = kept_headers(rule)?;
         let client = self.client(&origin, timeouts)?;

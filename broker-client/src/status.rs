@@ -30,6 +30,7 @@ struct State {
     about: About,
     tunnels: Vec<Tunnel>,
     accept: AcceptFile,
+    credentials: Vec<CredentialSource>,
     denials: VecDeque<Denial>,
     warnings: Vec<String>,
     /// Those of the accept file in force; they go with it.
@@ -119,6 +120,27 @@ pub struct AcceptFile {
     pub refused: Option<Noted>,
 }
 
+/// Where a credential comes from, if it can change while the agent runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialSource {
+    /// The source, such as `file /run/secrets/token`.
+    pub source: String,
+    /// Since when it is as it is, RFC 3339, UTC.
+    pub since: String,
+    /// Why there is no value; requests that need it are refused meanwhile.
+    pub failing: Option<String>,
+}
+
+impl CredentialSource {
+    pub(crate) fn new(source: &str, since: SystemTime, failing: Option<&str>) -> Self {
+        Self {
+            source: printable(source),
+            since: rfc3339(since),
+            failing: failing.map(printable),
+        }
+    }
+}
+
 /// A request that was not allowed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Denial {
@@ -160,6 +182,8 @@ pub struct StatusSnapshot {
     pub tunnels: Vec<Tunnel>,
     /// The accept file in force.
     pub accept: AcceptFile,
+    /// Where credentials come from that can change.
+    pub credentials: Vec<CredentialSource>,
     /// The last denials, oldest first.
     pub denials: Vec<Denial>,
     /// The audit log.
@@ -184,6 +208,7 @@ impl StatusBoard {
             about,
             tunnels: servers.into_iter().map(tunnel).collect(),
             accept: AcceptFile::default(),
+            credentials: Vec::new(),
             denials: VecDeque::with_capacity(DENIALS),
             warnings: Vec::new(),
             rules_warnings: Vec::new(),
@@ -257,6 +282,12 @@ impl StatusBoard {
         self.tell();
     }
 
+    /// These are all sources of credentials that can change, as they are now.
+    pub fn credentials(&self, sources: Vec<CredentialSource>) {
+        self.state().credentials = sources;
+        self.tell();
+    }
+
     /// A request was denied; `nearest` is the rule that came nearest, and what differed first.
     pub fn denied(
         &self,
@@ -326,6 +357,7 @@ impl StatusBoard {
             about: state.about.clone(),
             tunnels: state.tunnels.clone(),
             accept: state.accept.clone(),
+            credentials: state.credentials.clone(),
             denials: state.denials.iter().cloned().collect(),
             audit,
             warnings: [state.warnings.as_slice(), &state.rules_warnings].concat(),
@@ -451,6 +483,23 @@ impl fmt::Display for StatusSnapshot {
             row(f, "", &text)?;
         }
 
+        for CredentialSource {
+            source,
+            since,
+            failing,
+        } in &self.credentials
+        {
+            let since = format!("since {since} ({})", self.ago(since));
+            let text = match failing {
+                None => format!("{source}, the same {since}"),
+                Some(why) => {
+                    format!(
+                        "{source} UNAVAILABLE {since}, requests that need it are refused: {why}"
+                    )
+                }
+            };
+            row(f, "credential", &text)?;
+        }
         row(
             f,
             "audit log",
@@ -662,6 +711,11 @@ pub(crate) mod tests {
         let mut snapshot = board.snapshot();
         snapshot.time = "2026-11-24T12:00:05.000Z".to_owned();
         let then = "2026-11-24T12:00:00.000Z".to_owned();
+        for (source, failing) in [("file /run/a", None), ("file /run/b", Some("is empty"))] {
+            let at = humantime::parse_rfc3339(&then).unwrap();
+            let source = CredentialSource::new(source, at, failing);
+            snapshot.credentials.push(source);
+        }
         snapshot.tunnels[0].state = TunnelState::Connected {
             since: then.clone(),
             node: "n1".to_owned(),
@@ -684,6 +738,8 @@ tunnel 1     https://broker.example  connected to node n1 since 2026-11-24T12:00
 tunnel 2     https://broker.example  dialling, attempt 2
              last error 5s ago: connection refused
 accept file  none: denies everything
+credential   file /run/a, the same since 2026-11-24T12:00:00.000Z (5s ago)
+credential   file /run/b UNAVAILABLE since 2026-11-24T12:00:00.000Z (5s ago), requests that need it are refused: is empty
 audit log    /data/default/audit.jsonl, last line 0
 warning      HTTPS_PROXY is set and not used yet
 denials      the last 1, newest first

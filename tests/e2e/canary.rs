@@ -35,9 +35,9 @@ const ANSWERS: &[(&str, &[u16])] = &[
     ("garbage", &[502]),
 ];
 
-/// Every way in which a rule can hold a credential; the path's first part names it.
-fn rules(origin: &Origin) -> Vec<Value> {
-    let address = origin.address();
+/// Every way in which a rule can hold a credential; the path's first part names it. `file` holds it too.
+fn rules(origin: &Origin, file: &Path) -> Vec<Value> {
+    let (address, file) = (origin.address(), file.display());
     let auth = |kind: &str, auth: Value| json!({"path": format!("/{kind}/*"), "origin": origin.url(), "auth": auth});
     let userinfo =
         |kind: &str, origin: String| json!({"path": format!("/{kind}/*"), "origin": origin});
@@ -62,6 +62,18 @@ fn rules(origin: &Origin) -> Vec<Value> {
             format!("http://robot:${{TOKEN}}@{address}"),
         ),
         userinfo("userinfo-in-variable", "${ORIGIN_WITH_TOKEN}".to_owned()),
+        auth(
+            "file",
+            json!({"scheme": "bearer", "token": format!("${{file:{file}}}")}),
+        ),
+        auth(
+            "file-of-variable",
+            json!({"scheme": "bearer", "token": "${MOUNTED}"}),
+        ),
+        userinfo(
+            "userinfo-file",
+            format!("http://robot:${{file:{file}}}@{address}"),
+        ),
     ]
 }
 
@@ -129,12 +141,22 @@ async fn credentials_are_in_nothing_that_is_written_or_answered() {
         .without_tls();
     let server = ServerProcess::start(site).await;
     let tap = Tap::to(server.agents).await;
-    let mut accept = rules(&origin);
+    let secrets = tempfile::tempdir().unwrap();
+    let secret = |name: &str, content: String| {
+        let path = secrets.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    };
+    let file = secret("good", format!("{CANARY}\n"));
+    let two_lines = secret("bad", format!("{CANARY}\n{CANARY}\n"));
+    let mut accept = rules(&origin, &file);
     let bearer = json!({"scheme": "bearer", "token": "${TOKEN}"});
     let unreachable = format!("http://${{TOKEN}}@127.0.0.1:{}", free_port());
     accept.push(json!({"path": "/unreachable", "origin": unreachable}));
     accept.push(json!({"path": "/silent", "origin": silent.url(), "auth": bearer}));
-    let kinds = accept.len() - 2;
+    let bad = json!({"scheme": "bearer", "token": format!("${{file:{}}}", two_lines.display())});
+    accept.push(json!({"path": "/unavailable", "origin": origin.url(), "auth": bad}));
+    let kinds = accept.len() - 3;
     let with_token = format!("http://{CANARY}@{}", origin.address());
     let setup = AgentSetup::with_rules(json!({ "private": accept }))
         .named(TENANT, MARKER)
@@ -144,6 +166,7 @@ async fn credentials_are_in_nothing_that_is_written_or_answered() {
         ))
         .variable("TOKEN", CANARY)
         .variable("ORIGIN_WITH_TOKEN", &with_token)
+        .variable("MOUNTED_FILE", file.to_str().unwrap())
         .variable("LOG_LEVEL", "trace")
         .dialling(&format!("http://{}", tap.address()));
     let mut agent = AgentProcess::start(&setup, &server).await;
@@ -258,6 +281,7 @@ fn refusals() -> Vec<(String, u16)> {
         (to(&format!("/bearer/{}", "x".repeat(16 * 1024))), 414),
         (to("/unreachable"), 502),
         (to("/silent"), 504),
+        (to("/unavailable"), 502),
         (format!("/broker/{AGENT}/bearer/names"), 403),
         ("/broker/nobody/bearer/names".to_owned(), 503),
         ("/elsewhere".to_owned(), 404),

@@ -10,6 +10,7 @@ mod callers;
 mod canary;
 mod certificates;
 mod conditions;
+mod credentials;
 mod examples;
 mod explain;
 mod failures;

@@ -1,7 +1,6 @@
 //! The accept file is taken up while requests flow, however it is changed, and a bad one changes nothing.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +13,7 @@ use broker_tests::caller::Caller;
 use broker_tests::digest::Digest;
 use broker_tests::origin::{Answer, Origin};
 use broker_tests::programs::{AgentProcess, ServerProcess, Signal};
+use broker_tests::volume::{kubelet_writes, mounted};
 use broker_tests::wait::{took, within};
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -77,15 +77,10 @@ async fn a_folder_that_is_replaced_is_live_at_once() {
 
 #[tokio::test]
 async fn a_kubernetes_volume_that_is_swapped_is_live_at_once() {
-    let broker = Broker::in_folder(|folder, rules| {
-        kubelet_writes(folder, 1, &rules);
-        symlink("..data/accept.json", folder.join("accept.json")).unwrap();
-        folder.join("accept.json")
-    })
-    .await;
+    let broker = Broker::in_folder(|folder, rules| mounted(folder, "accept.json", &rules)).await;
     let mount = broker.file.parent().unwrap();
     for rules in [2, 3, 4] {
-        let swap = || kubelet_writes(mount, rules, &broker.rules(rules));
+        let swap = || kubelet_writes(mount, rules, "accept.json", &broker.rules(rules));
         broker.becomes_live(rules, swap).await;
     }
 }
@@ -434,20 +429,6 @@ fn path(rule: usize) -> String {
 
 async fn status(caller: &Caller, rule: usize) -> StatusCode {
     caller.get(&path(rule)).await.status()
-}
-
-/// Updates a volume as the kubelet does: a new folder, a link to it renamed over the old one, the old folder removed.
-fn kubelet_writes(mount: &Path, version: usize, rules: &str) {
-    let name = format!("..2026_11_24_{version}");
-    fs::create_dir(mount.join(&name)).unwrap();
-    fs::write(mount.join(&name).join("accept.json"), rules).unwrap();
-    let data = mount.join("..data");
-    let before = fs::read_link(&data).ok();
-    symlink(&name, mount.join("..data_tmp")).unwrap();
-    fs::rename(mount.join("..data_tmp"), &data).unwrap();
-    if let Some(before) = before {
-        fs::remove_dir_all(mount.join(before)).unwrap();
-    }
 }
 
 fn sha256(text: &str) -> String {

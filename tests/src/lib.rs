@@ -4,6 +4,7 @@
 //! - [`broker`] runs our own server and agent within the test.
 //! - [`origin::Origin`] and [`caller::Caller`] stand at the two ends and see every byte.
 //! - [`tap::Tap`] stands between agent and server, keeps what passes, and takes it apart.
+//! - [`volume`] replaces files as the kubelet does.
 //! - [`canary::Outputs`] looks for a secret in everything that was written or answered.
 //!
 //! Nothing here sleeps: each wait is for an event and gives up after [`wait::LIMIT`].
@@ -26,4 +27,5 @@ pub mod memory;
 pub mod origin;
 pub mod programs;
 pub mod tap;
+pub mod volume;
 pub mod wait;

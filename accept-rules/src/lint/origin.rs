@@ -165,7 +165,7 @@ fn literal_host(origin: &str) -> Option<&str> {
     }
 }
 
-/// No variable in it, so that the file itself has the credential.
+/// Nothing is put in, so that the file itself has the credential.
 fn is_literal(auth: &Auth) -> bool {
     let secret = match auth {
         Auth::Token(text)
@@ -175,7 +175,7 @@ fn is_literal(auth: &Auth) -> bool {
         | Auth::Userinfo(text) => text,
         Auth::Basic { password, .. } | Auth::UserinfoBasic { password, .. } => password,
     };
-    !secret.is_empty() && secret.variables().next().is_none()
+    !secret.is_empty() && secret.sources().next().is_none()
 }
 
 const LOOPBACK: &str = "the agent's own machine";
