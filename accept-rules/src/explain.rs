@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use http::Method;
 use serde::{Serialize, Serializer};
 
-use crate::file::quoted;
+use crate::file::{MAX_SHOWN, quoted};
 use crate::kubernetes::{KubernetesDifference, KubernetesRule};
 use crate::question::{Question, UnreadableBody};
 use crate::rule::{Fit, Pattern, Rule, RuleIndex};
@@ -29,6 +28,8 @@ pub(crate) use path::Segment;
 pub struct Nearest {
     rule: RuleIndex,
     difference: Difference,
+    /// What the request has there, cut: its method or a segment; nothing of other parts.
+    found: Box<str>,
 }
 
 /// The first thing in which a request differs from what a rule allows, in the order of the variants;
@@ -43,10 +44,7 @@ pub enum Difference {
     /// What is asked of a Kubernetes API.
     Kubernetes(KubernetesDifference),
     /// The method.
-    Method {
-        /// The request's.
-        found: Method,
-    },
+    Method,
     /// The path has a `%2F`, which the rule or its origin refuses.
     EncodedSlash,
     /// The path has an escape that nothing needs, such as `%2E`, which the rule refuses.
@@ -129,7 +127,7 @@ impl Nearest {
         let (heading, detail) = match rules.rules().get(self.rule.as_usize()) {
             Some(rule) => (
                 format!("{place} {}", subject(rule)),
-                self.difference.detail(rule),
+                self.difference.detail(rule, &self.found),
             ),
             None => (place, "it is not in this set of rules".to_owned()),
         };
@@ -147,11 +145,15 @@ impl Nearest {
         // From the end, since of equals the last is taken.
         let compared = indexed.rev().filter_map(|(index, rule)| {
             let (closeness, difference) = compare(rule, question, &segments)?;
-            let rule = RuleIndex(index);
-            Some((closeness, Self { rule, difference }))
+            Some((closeness, RuleIndex(index), difference))
         });
-        let (closeness, nearest) = compared.max_by_key(|(closeness, _)| *closeness)?;
-        (closeness.segments > 0).then_some(nearest)
+        let (closeness, rule, difference) = compared.max_by_key(|(closeness, ..)| *closeness)?;
+        let found = difference.found(question, &segments);
+        (closeness.segments > 0).then(|| Self {
+            rule,
+            difference,
+            found: found.chars().take(MAX_SHOWN + 1).collect(),
+        })
     }
 }
 
@@ -178,7 +180,7 @@ fn compare(
         let (alike, difference) = match &rule.pattern {
             Pattern::Kubernetes(own) => match kubernetes_difference(own, target)? {
                 (alike, Difference::Kubernetes(KubernetesDifference::Verb)) if !method => {
-                    (alike, Difference::method(target))
+                    (alike, Difference::Method)
                 }
                 differs => differs,
             },
@@ -197,7 +199,7 @@ fn compare(
     let difference = if !rule.matches_without_parameters(target) {
         Difference::Parameters
     } else if !method {
-        Difference::method(target)
+        Difference::Method
     } else {
         match rule.fit(question) {
             Fit::Differs(difference) => difference,
@@ -248,7 +250,7 @@ impl Difference {
     /// The part of the request that it is about.
     pub fn part(&self) -> Part {
         match self {
-            Self::Kubernetes(KubernetesDifference::Verb) | Self::Method { .. } => Part::Method,
+            Self::Kubernetes(KubernetesDifference::Verb) | Self::Method => Part::Method,
             Self::Path(_)
             | Self::Parameters
             | Self::Kubernetes(_)
@@ -262,9 +264,22 @@ impl Difference {
         }
     }
 
-    fn method(target: &RequestTarget) -> Self {
-        Self::Method {
-            found: target.method().clone(),
+    /// What the request has there, where that may be shown.
+    fn found<'q>(&self, question: &Question<'q>, segments: &[&'q str]) -> &'q str {
+        match self {
+            Self::Method => question.target.method().as_str(),
+            Self::Path(difference) => difference.found(segments),
+            Self::Parameters
+            | Self::Kubernetes(_)
+            | Self::EncodedSlash
+            | Self::EncodedUnreserved
+            | Self::Caller
+            | Self::Expired
+            | Self::Header { .. }
+            | Self::Query { .. }
+            | Self::UnreadableBody(_)
+            | Self::Body { .. }
+            | Self::Disabled => "",
         }
     }
 
@@ -273,7 +288,7 @@ impl Difference {
             Self::Path(_) => 0,
             Self::Parameters => 1,
             Self::Kubernetes(_) => 2,
-            Self::Method { .. } => 3,
+            Self::Method => 3,
             Self::EncodedSlash => 4,
             Self::EncodedUnreserved => 5,
             Self::Caller => 6,
@@ -286,11 +301,11 @@ impl Difference {
         }
     }
 
-    fn detail(&self, rule: &Rule) -> String {
+    fn detail(&self, rule: &Rule, found: &str) -> String {
         let conditions = &rule.conditions;
         let no_value = |what: String| format!("{what} has no allowed value");
         match self {
-            Self::Path(difference) => difference.detail(rule),
+            Self::Path(difference) => difference.detail(rule, found),
             Self::Parameters => "the path without its ;parameters is another one".to_owned(),
             Self::Kubernetes(KubernetesDifference::Target) => {
                 "the path is not a resource's, or has more than one reading".to_owned()
@@ -307,7 +322,7 @@ impl Difference {
             Self::Kubernetes(KubernetesDifference::Name) => {
                 "the name is not one of the rule's, or there is none".to_owned()
             }
-            Self::Method { found } => format!("the method differs ({})", shown(found.as_str())),
+            Self::Method => format!("the method differs ({})", shown(found)),
             Self::EncodedSlash => {
                 "the path has a %2F, which the rule or its origin refuses".to_owned()
             }

@@ -1,20 +1,18 @@
 //! Where a path leaves that of a rule.
 
-use crate::file::{MAX_SHOWN, quoted};
+use crate::file::quoted;
 use crate::path_pattern::ends_like;
 use crate::rule::Rule;
 
 /// Where a path differs from a rule's. Segments are what stands between slashes, counted from zero; a
 /// slash at the end counts for nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PathDifference {
     /// A segment is another than the rule's.
     Segment {
         /// Which; those before it are alike.
         index: usize,
-        /// The request's, cut where it is long.
-        found: Box<str>,
     },
     /// The path ends before a segment of the rule's.
     Missing {
@@ -25,8 +23,6 @@ pub enum PathDifference {
     Beyond {
         /// The first segment that is one too many.
         index: usize,
-        /// The request's, cut where it is long.
-        found: Box<str>,
     },
     /// One of the two ends in a slash, and the other does not.
     EndSlash,
@@ -82,20 +78,14 @@ pub(super) fn compare(rule: &Rule, path: &str, asked: &[&str]) -> (Alike, PathDi
                 alike.segments += usize::from(!start.is_empty());
                 return (alike, PathDifference::behind(index, rule, path));
             }
-            (_, Some(found)) => {
-                let found = kept(found);
-                return (alike, PathDifference::Segment { index, found });
-            }
+            (_, Some(_)) => return (alike, PathDifference::Segment { index }),
             (_, None) => return (alike, PathDifference::Missing { index }),
         }
         alike.segments += 1;
     }
     let index = alike.segments;
     let difference = match asked.next() {
-        Some(found) => PathDifference::Beyond {
-            index,
-            found: kept(found),
-        },
+        Some(_) => PathDifference::Beyond { index },
         None => PathDifference::EndSlash,
     };
     (alike, difference)
@@ -111,10 +101,20 @@ impl PathDifference {
         }
     }
 
-    pub(super) fn detail(&self, rule: &Rule) -> String {
+    /// The request's segment that it is about.
+    pub(super) fn found<'s>(&self, segments: &[&'s str]) -> &'s str {
+        match self {
+            Self::Segment { index } | Self::Beyond { index } => {
+                segments.get(*index).copied().unwrap_or_default()
+            }
+            Self::Missing { .. } | Self::EndSlash | Self::Ending | Self::From { .. } => "",
+        }
+    }
+
+    pub(super) fn detail(&self, rule: &Rule, found: &str) -> String {
         let own = |index| quoted(written(rule.path(), index));
         match self {
-            Self::Segment { index, found } => format!(
+            Self::Segment { index } => format!(
                 "segment {} {} is not {}",
                 index + 1,
                 quoted(found),
@@ -123,7 +123,7 @@ impl PathDifference {
             Self::Missing { index } => {
                 format!("the path ends before segment {} {}", index + 1, own(*index))
             }
-            Self::Beyond { index, found } => {
+            Self::Beyond { index } => {
                 format!("segment {} {} is one too many", index + 1, quoted(found))
             }
             Self::EndSlash => "only one of path and rule ends in a slash".to_owned(),
@@ -161,9 +161,4 @@ fn written(path: &str, index: usize) -> &str {
 fn starts_with(text: &str, start: &str) -> bool {
     let head = text.get(..start.len());
     head.is_some_and(|head| head.eq_ignore_ascii_case(start))
-}
-
-/// As much of a request's segment as is ever shown, and one character more, which tells of the rest.
-fn kept(text: &str) -> Box<str> {
-    text.chars().take(MAX_SHOWN + 1).collect()
 }

@@ -126,7 +126,7 @@ fn mended(asked: &Asked, rule: &Written, difference: &Difference) -> Option<Aske
         Difference::EncodedSlash => segments
             .iter_mut()
             .for_each(|it| *it = it.replace("%2F", "x")),
-        Difference::Method { .. } => rule.method.clone_into(&mut mended.method),
+        Difference::Method => rule.method.clone_into(&mut mended.method),
         Difference::Header { .. } => mended.headers = vec![("h".to_owned(), "1".to_owned())],
         Difference::Query { .. } => {
             mended.target = format!("{path}?q=1");
@@ -158,7 +158,7 @@ fn progress(difference: &Difference) -> (usize, usize) {
         ) => usize::MAX - 1,
         Difference::Parameters
         | Difference::Kubernetes(_)
-        | Difference::Method { .. }
+        | Difference::Method
         | Difference::EncodedSlash
         | Difference::EncodedUnreserved
         | Difference::Caller
@@ -176,8 +176,8 @@ fn assert_differs(asked: &Asked, rule: &Written, difference: &Difference) {
     let path = asked.target.split('?').next().unwrap();
     let segment = |path, index| path::segments(path).nth(index).map(str::to_lowercase);
     match difference {
-        Difference::Path(PathDifference::Segment { index, found }) => {
-            assert_eq!(segment(path, *index), Some(found.to_lowercase()));
+        Difference::Path(PathDifference::Segment { index }) => {
+            assert!(segment(path, *index).is_some());
             assert_ne!(segment(path, *index), segment(&rule.path, *index));
         }
         Difference::Path(PathDifference::Missing { index }) => {
@@ -195,9 +195,8 @@ fn assert_differs(asked: &Asked, rule: &Written, difference: &Difference) {
         Difference::Path(PathDifference::From { .. }) => assert!(rule.path.contains([':', '*'])),
         Difference::Parameters => assert!(path.contains(';')),
         Difference::EncodedSlash => assert!(rule.refuses && path.contains("%2F")),
-        Difference::Method { found } => {
+        Difference::Method => {
             assert!(rule.method != "any" && rule.method != asked.method);
-            assert_eq!(found.as_str(), asked.method);
         }
         Difference::Header { index } => {
             assert!(rule.header && *index == 0);
