@@ -192,11 +192,9 @@ fn any_reached(value: &Value, steps: &[Step], holds: &dyn Fn(&Value) -> bool) ->
         return holds(value);
     };
     match (step, value) {
-        (Step::Member(name), Value::Object(members)) => members
-            .binary_search_by_key(&name, |(name, _)| name)
-            .ok()
-            .and_then(|at| members.get(at))
-            .is_some_and(|(_, member)| any_reached(member, rest, holds)),
+        (Step::Member(name), Value::Object(members)) => {
+            only_member(members, name).is_some_and(|member| any_reached(member, rest, holds))
+        }
         (Step::Member(name), Value::List(elements)) => index(name)
             .and_then(|index| elements.get(index))
             .is_some_and(|element| any_reached(element, rest, holds)),
@@ -208,6 +206,25 @@ fn any_reached(value: &Value, steps: &[Step], holds: &dyn Fn(&Value) -> bool) ->
             .any(|element| any_reached(element, rest, holds)),
         (_, Value::Null | Value::Boolean(_) | Value::Number(_) | Value::Text(_)) => false,
     }
+}
+
+/// The member of this name, unless some server may take another for it: in Go and .NET, names match in
+/// either case and the last one counts, and protobuf knows a field as `repo_url` and as `repoUrl`.
+fn only_member<'v>(members: &'v [(Box<str>, Value)], name: &str) -> Option<&'v Value> {
+    let resembles = |other: &str| other != name && folded(other).eq(folded(name));
+    let at = members.binary_search_by_key(&name, |(name, _)| name).ok()?;
+    let is_alone = !members.iter().any(|(other, _)| resembles(other));
+    members
+        .get(at)
+        .map(|(_, member)| member)
+        .filter(|_| is_alone)
+}
+
+/// Twice, since the Kelvin sign and the long s are other letters in one case only.
+fn folded(name: &str) -> impl Iterator<Item = char> {
+    let kept = name.chars().filter(|c| !matches!(c, '_' | '-'));
+    kept.flat_map(char::to_uppercase)
+        .flat_map(char::to_lowercase)
 }
 
 /// `01` and `+1` are no indexes.
@@ -384,6 +401,24 @@ mod tests {
         assert!(equals(body, "commits.*", &number("1")));
         assert!(!equals(body, "commits.*.*.*.*", &text("x")));
         assert!(!equals("[]", "*", &Scalar::Null));
+    }
+
+    #[test]
+    fn a_member_that_another_may_stand_for_is_not_reached() {
+        let holds = |body, path| equals(body, path, &text("x"));
+        assert!(holds(r#"{"ref": "x", "prefer": "y"}"#, "ref"));
+        assert!(holds(r#"{"a": {"Ref": "x"}, "A": 1, "b": 2}"#, "*.Ref"));
+        for body in [
+            r#"{"ref": "x", "REF": "y"}"#,
+            r#"{"Ref": "y", "ref": "x"}"#,
+            r#"{"ref": "x", "r_ef": "y"}"#,
+            r#"{"Ref": "x"}"#,
+        ] {
+            assert!(!holds(body, "ref"), "{body}");
+        }
+        assert!(!holds(r#"{"task": "x", "ta\u017f\u212a": "y"}"#, "task"));
+        assert!(!holds(r#"{"repoUrl": "x", "repo_url": "y"}"#, "repoUrl"));
+        assert!(!holds(r#"{"a": {"b": "x"}, "A": {"b": "y"}}"#, "a.b"));
     }
 
     #[test]

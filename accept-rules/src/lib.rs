@@ -94,6 +94,7 @@
 //! | undefsafe 2 | `false`, `0`, the empty text and `null` are values, also behind a `*`: they can equal | a condition that can never hold is no use |
 //! | undefsafe 2 | a scalar is not what a longer path reaches, and texts and lists have no `length` | the path says more than is there |
 //! | undefsafe 2 | `a[0]`, an empty name, and behind a `*` a quoted name with a `.` are refused | the package looks for something else |
+//! | undefsafe 2 | a member is not reached where another differs from it in case, `_` or `-` alone | other servers take the two for the same |
 //! | undefsafe 2 | integers beyond 2^53 - 1 equal nothing | servers differ in which number they read |
 //! | `JSON.parse` | a body that is no JSON in UTF-8, has a name twice in an object, half a surrogate pair, a number too large for a double, or more than 100 levels, satisfies no condition | servers differ, and an empty object would stand for it otherwise |
 //!
