@@ -106,12 +106,25 @@ fn is_json(headers: &HeaderMap) -> bool {
     let mut parts = value.split(';').map(str::trim);
     let media_type = parts.next().unwrap_or_default();
     let is_json_type = media_type == "application/json"
-        || (media_type.starts_with("application/") && media_type.ends_with("+json"));
+        || media_type
+            .strip_prefix("application/")
+            .is_some_and(|subtype| is_token(subtype) && is_json_suffixed(subtype));
     let is_utf8 = |parameter: &str| match parameter.split_once('=') {
         Some(("charset", value)) => matches!(value.trim_matches('"'), "utf-8" | "utf8"),
         Some(_) | None => !parameter.contains("charset"),
     };
     is_json_type && parts.all(is_utf8)
+}
+
+/// RFC 6839 §3.1. Some servers look at how a type begins, and see a form.
+fn is_json_suffixed(subtype: &str) -> bool {
+    subtype.ends_with("+json") && !subtype.starts_with("x-www-form-urlencoded")
+}
+
+/// RFC 9110 §5.6.2. Where servers end a type differs for anything else: PHP and Ruby do at a comma.
+fn is_token(text: &str) -> bool {
+    let is_in_token = |b: &u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b);
+    text.as_bytes().iter().all(is_in_token)
 }
 
 #[cfg(test)]
@@ -148,6 +161,9 @@ mod tests {
             "application/json; charset=utf-7",
             "application/json; charset = utf-16",
             "application/json, text/plain",
+            "application/x-www-form-urlencoded, application/x+json",
+            "application/x-www-form-urlencoded x+json",
+            "application/x-www-form-urlencoded+json",
             "",
         ] {
             let found = problem(&[("content-type", bad)], "{}");
