@@ -85,6 +85,7 @@
 //! | qs 6 | nor if it stands in a parameter with a raw `;`, or with a `]=` behind its name | older servers split at `;`, and qs at `]=` |
 //! | qs 6 | nor if its value is not UTF-8 or has a zero byte | servers replace, drop, or stop there |
 //! | qs 6 | nor if its name is that of a member of all JavaScript objects, such as `constructor`, or empty, or has a bracket | qs drops it |
+//! | qs 6 | nor if the body is declared as a form | servers take its fields for the query's |
 //! | qs 6 | a query with more than 1,000 parameters, 5 brackets in a name, or 20 elements of a list, or with a name that is not UTF-8, satisfies no condition | qs drops or regroups the rest |
 //! | minimatch 3.1 | a `!(…)` that needs look-ahead is refused: in a group, behind a `*` or a group, or a second one in its segment | linear time |
 //! | minimatch 3.1 | what it misreads is refused by name: a `[` or `+(` without end, a wildcard right before a `)`, a vertical bar or a `]` that ends nothing, `\@`, and classes that start with `]` or have a range out of order or an escaped letter, digit, `-` or `@` | nobody means what it reads |

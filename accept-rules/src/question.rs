@@ -66,9 +66,13 @@ impl<'a> Question<'a> {
         self.body
     }
 
-    /// None where the query is over its limits, and so meets no condition.
+    /// None where the query is over its limits, or fields of the body may count instead, so that it
+    /// meets no condition.
     pub(crate) fn query(&self) -> Option<&Query<'a>> {
-        let read = || Query::read(self.target.query().unwrap_or_default()).ok();
+        let read = || {
+            let query = self.target.query().unwrap_or_default();
+            Query::read(query).ok().filter(|_| !has_form(self.headers))
+        };
         self.query.get_or_init(read).as_ref()
     }
 }
@@ -114,6 +118,16 @@ fn is_json(headers: &HeaderMap) -> bool {
         Some(_) | None => !parameter.contains("charset"),
     };
     is_json_type && parts.all(is_utf8)
+}
+
+/// Whether the body may be a form. Servers in Go, PHP and Ruby put its fields and the parameters of the
+/// query in one place, where the body's count: in Ruby whatever the method.
+fn has_form(headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(CONTENT_TYPE).iter();
+    types.any(|value| {
+        let value = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+        value.contains("form-urlencoded") || value.contains("multipart/")
+    })
 }
 
 /// RFC 6839 §3.1. Some servers look at how a type begins, and see a form.
@@ -171,6 +185,31 @@ mod tests {
         }
         let twice = [("content-type", "application/json"); 2];
         assert_eq!(problem(&twice, "{}"), Some(UnreadableBody::NotJson));
+    }
+
+    #[test]
+    fn a_query_counts_only_where_no_form_can_stand_in_for_it() {
+        let target = RequestTarget::new(&http::Method::POST, "/?a=b").unwrap();
+        let counts = |types: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in types {
+                headers.append(CONTENT_TYPE, value.parse().unwrap());
+            }
+            let (body, now) = (ReadBody::NotRead, SystemTime::UNIX_EPOCH);
+            Question::new(&target, &headers, "", now, &body)
+                .query()
+                .is_some()
+        };
+        assert!(counts(&[]) && counts(&["application/json"]) && counts(&["text/plain"]));
+        for form in [
+            &["application/x-www-form-urlencoded"][..],
+            &["Application/X-WWW-Form-URLEncoded; charset=utf-8"],
+            &["multipart/form-data; boundary=x"],
+            &["multipart/mixed; boundary=x"],
+            &["text/plain", "application/x-www-form-urlencoded"],
+        ] {
+            assert!(!counts(form), "{form:?}");
+        }
     }
 
     #[test]
