@@ -141,9 +141,20 @@ impl HeaderCondition {
         let (Some(value), None) = (values.next(), values.next()) else {
             return false;
         };
+        let mut names = question.headers.keys();
+        if names.any(|other| other != name && variable(other).eq(variable(name))) {
+            return false;
+        }
         let mut known = self.values.iter();
         known.any(|own| own.as_bytes() == value.as_bytes())
     }
+}
+
+/// The name that an origin may know a header by: as a variable of CGI and its heirs (WSGI, Rack, PHP),
+/// `x-role` and `x_role` alike are `HTTP_X_ROLE` (RFC 3875 §4.1.18).
+fn variable(name: &HeaderName) -> impl Iterator<Item = u8> {
+    let folded = |b: u8| if b.is_ascii_alphanumeric() { b } else { b'_' };
+    name.as_str().bytes().map(folded)
 }
 
 impl BodyConditions {

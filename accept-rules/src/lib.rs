@@ -24,7 +24,7 @@
 //!
 //! | condition | holds when |
 //! |---|---|
-//! | `header`, `values` | the header is there once, with exactly one of the values; the name must be in lower case |
+//! | `header`, `values` | the header is there once, with exactly one of the values, and no other is like `x_role` beside `x-role`; the name must be in lower case |
 //! | `queryParam`, `values` | one of the values, globs as in minimatch 3, matches the parameter; one that is absent counts as empty |
 //! | `path`, `value` | the value at this place of the JSON body is this one; with `*` in the path, one of the values is |
 //! | `path`, `regex` | the text at this place has a match; with `*`, one of the texts has |

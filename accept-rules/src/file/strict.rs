@@ -718,6 +718,19 @@ mod tests {
     }
 
     #[test]
+    fn a_header_that_is_there_twice_or_in_two_spellings_is_none() {
+        for other in ["x-role", "x_role", "x.role"] {
+            let mut ask = ask(r#""path": "/a", "headers": {"x-role": ["reader"]}"#);
+            ask.headers.insert("x-role", "reader".parse().unwrap());
+            ask.headers.insert("x-roles", "admin".parse().unwrap());
+            assert!(ask.gets("/a"));
+            let other: HeaderName = other.parse().unwrap();
+            ask.headers.append(other, "admin".parse().unwrap());
+            assert!(!ask.gets("/a"), "{:?}", ask.headers);
+        }
+    }
+
+    #[test]
     fn times_and_headers_are_given_out() {
         let rule = rule(
             r#""path": "/a", "timeout": {"connect": "2s", "first-byte": "1m 30s", "//": "slow"},
