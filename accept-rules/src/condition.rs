@@ -127,7 +127,7 @@ impl ValueGlob {
     pub(crate) fn matches(&self, value: &str) -> bool {
         match self {
             Self::Minimatch(glob) => glob.matches(value),
-            Self::Segments(glob) => glob.matches(value),
+            Self::Segments(glob) => glob.matches_value(value),
         }
     }
 }

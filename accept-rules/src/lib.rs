@@ -39,7 +39,7 @@
 //! | `methods` | a list, or `"any"` | `["GET"]` |
 //! | `path` | a glob: `*` is within one segment, and not empty where it is all of it; `**`, a segment of its own, is any number of segments; `[a-z]` and `{a,b}`; letters match in the case that they are written in, and a slash at the end is one | this or the next |
 //! | `path-to-regexp` | a path with the meaning that it has without a version | |
-//! | `query` | `{name: [globs]}`: each parameter, absent ones being empty, matches one of its globs | anything |
+//! | `query` | `{name: [globs]}`: each parameter, absent ones being empty, matches one of its globs, in which no wildcard stands for `.` or `..` | anything |
 //! | `headers` | `{name: [values]}`: each header is there once, with exactly one of its values | anything |
 //! | `body` | `{"any": […]}` or `{"all": […]}` of `path` with `value` or `regex` | anything |
 //! | `valid` | instead of the last three: as without a version | |

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use crate::explain::Segment;
 use crate::path_pattern::{build_regex, usable_ending};
+use crate::target::find_dot_segment;
 
 /// Longest glob, in bytes: far above any in use, and a bound for what it costs to match a long path.
 const MAX_LEN: usize = 1024;
@@ -65,6 +66,17 @@ impl SegmentGlob {
             Tail::Anything => true,
             Tail::Expression(expression) => expression.is_match(text.as_bytes()),
         }
+    }
+
+    /// Whether the whole of a query value matches. No wildcard stands for a dot segment: `docs/**` does not
+    /// mean `docs/../secrets`.
+    pub(crate) fn matches_value(&self, value: &str) -> bool {
+        let literal_len = match &self.tail {
+            Tail::End => return self.matches(value),
+            Tail::Anything | Tail::Expression(_) => self.head.rfind('/').map_or(0, |at| at + 1),
+        };
+        let has_dots = |rest: &str| find_dot_segment(rest.as_bytes()).is_some();
+        self.matches(value) && !value.get(literal_len..).is_some_and(has_dots)
     }
 }
 
@@ -331,8 +343,29 @@ mod tests {
     }
 
     #[test]
+    fn no_wildcard_stands_for_a_dot_segment_of_a_query_value() {
+        let matches =
+            |glob: &str, value: &str| SegmentGlob::parse(glob).unwrap().matches_value(value);
+        for value in [
+            "docs/../x",
+            "docs/a/..",
+            "docs/.",
+            "docs/..\\x",
+            "docs/%2e%2E/x",
+            "docs/..;a/x",
+        ] {
+            assert!(!matches("docs/**", value), "{value}");
+            assert!(!matches("**", value), "{value}");
+        }
+        assert!(!matches("*", "..") && !matches("docs/.*", "docs/.."));
+        assert!(matches("docs/**", "docs/a..b/.c/...") && matches("docs/a*", "docs/a."));
+        assert!(matches("../docs/*", "../docs/a") && matches("..", ".."));
+    }
+
+    #[test]
     fn a_query_value_is_matched_in_the_same_way() {
-        let matches = |glob: &str, value: &str| SegmentGlob::parse(glob).unwrap().matches(value);
+        let matches =
+            |glob: &str, value: &str| SegmentGlob::parse(glob).unwrap().matches_value(value);
         assert!(matches("main", "main") && !matches("main", "Main"));
         assert!(matches("*", "main") && !matches("*", "") && !matches("*", "a/b"));
         assert!(matches("**", "") && matches("**", "a/b"));
