@@ -67,6 +67,9 @@ const UNSUPPORTED_RULE_KEYS: &[&str] = &["headers", "requiredCapabilities"];
 /// Keys without which a rule allows more: what looks like one of them is never ignored.
 const NARROWING_KEYS: &[&str] = &["valid", "auth", "method"];
 
+/// Other readers of YAML put in here what the value holds, conditions among it.
+const YAML_MERGE: &str = "<<";
+
 /// An accept file: two lists of rules, checked, and not expanded yet.
 #[derive(Clone, Debug)]
 pub struct RuleFile {
@@ -81,8 +84,8 @@ pub enum UnknownKeys {
     /// The file is refused.
     #[default]
     Refuse,
-    /// The key is warned about, unless it may be `valid`, `auth` or `method`, mistyped. Only in the
-    /// form without a version.
+    /// The key is warned about, unless it may be `valid`, `auth` or `method`, mistyped, or is `<<`,
+    /// by which YAML merges. Only in the form without a version.
     Warn,
 }
 
@@ -308,7 +311,7 @@ impl RuleReader<'_> {
 
     /// A key that means nothing, among those that do.
     fn unknown_key(&mut self, key: &str, known: &[&'static str]) {
-        let may_narrow = nearest(key, NARROWING_KEYS).is_some();
+        let may_narrow = key == YAML_MERGE || nearest(key, NARROWING_KEYS).is_some();
         match self.findings.unknown_keys {
             UnknownKeys::Warn if !may_narrow => {
                 self.findings.warnings.push(FileWarning::UnknownKey {
@@ -937,7 +940,7 @@ mod tests {
                 r#"private[0]: the key "realm" has no meaning here and is ignored"#,
             ]
         );
-        for key in ["vaild", "Valid", "atuh", "methods", "headers"] {
+        for key in ["vaild", "Valid", "atuh", "methods", "headers", "<<"] {
             assert!(parse(&format!(r#""{key}": []"#)).is_err(), "{key}");
         }
         assert!(parse(r#""valid": [{"header": "a", "values": [], "colour": 1}]"#).is_err());
