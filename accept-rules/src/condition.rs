@@ -88,6 +88,10 @@ impl Conditions {
         !self.body.list().is_empty()
     }
 
+    pub(crate) fn are_none(&self) -> bool {
+        self.query.is_empty() && self.headers.is_empty() && !self.need_body()
+    }
+
     pub(crate) fn judge(&self, question: &Question<'_>) -> Verdict {
         if let Some(index) = position(&self.headers, |condition| condition.holds(question)) {
             return Verdict::Fail(Difference::Header { index });

@@ -148,6 +148,14 @@ pub enum DenyReason {
 }
 
 impl DenyReason {
+    /// Every reason.
+    pub const ALL: [Self; 4] = [
+        Self::NoRules,
+        Self::NoMatch,
+        Self::BodyTooLarge,
+        Self::BodyIncomplete,
+    ];
+
     /// A stable name for logs and records.
     pub fn code(self) -> &'static str {
         match self {

@@ -73,6 +73,7 @@ const YAML_MERGE: &str = "<<";
 /// An accept file: two lists of rules, checked, and not expanded yet.
 #[derive(Clone, Debug)]
 pub struct RuleFile {
+    form: Form,
     private: Box<[Rule]>,
     public: Box<[Rule]>,
     warnings: Box<[FileWarning]>,
@@ -110,6 +111,7 @@ impl RuleFile {
         let document =
             Node::read(text).map_err(|found| FileErrors::one(Problem::Syntax { found }))?;
         let mut findings = Findings {
+            form: Form::WithoutVersion,
             unknown_keys,
             errors: FileErrors::default(),
             warnings: Vec::new(),
@@ -117,12 +119,21 @@ impl RuleFile {
         let [private, public] = read_lists(&document, &mut findings);
         if findings.errors.is_empty() {
             Ok(Self {
+                form: findings.form,
                 private: private.into(),
                 public: public.into(),
                 warnings: findings.warnings.into(),
             })
         } else {
             Err(findings.errors)
+        }
+    }
+
+    /// Its `version`: 2, or none.
+    pub fn version(&self) -> Option<u8> {
+        match self.form {
+            Form::WithoutVersion => None,
+            Form::Version2 => Some(2),
         }
     }
 
@@ -156,6 +167,7 @@ pub enum FileWarning {
 
 /// What was found so far.
 struct Findings {
+    form: Form,
     unknown_keys: UnknownKeys,
     errors: FileErrors,
     warnings: Vec<FileWarning>,
@@ -164,7 +176,7 @@ struct Findings {
 pub(crate) type Entries = [(String, Node)];
 
 /// In which form a file's rules are written.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
     WithoutVersion,
     Version2,
@@ -194,6 +206,7 @@ fn read_lists(document: &Node, findings: &mut Findings) -> [Vec<Rule>; 2] {
             return lists;
         }
     };
+    findings.form = form;
     if form == Form::Version2 {
         findings.unknown_keys = UnknownKeys::Refuse;
     }

@@ -163,6 +163,11 @@ impl Rule {
         self.encoded_unreserved
     }
 
+    /// Whether it asks for more than method and path: for something in query, headers or body.
+    pub fn has_conditions(&self) -> bool {
+        !self.conditions.are_none()
+    }
+
     /// Whether it is in force, and means the method and the path.
     pub(crate) fn covers(&self, target: &RequestTarget) -> bool {
         !self.disabled
