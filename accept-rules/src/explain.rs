@@ -126,7 +126,7 @@ impl Nearest {
         let place = format!("{}[{}]", rules.list(), self.rule);
         let (heading, detail) = match rules.rules().get(self.rule.as_usize()) {
             Some(rule) => (
-                format!("{place} {}", subject(rule)),
+                format!("{place} {rule}"),
                 self.difference.detail(rule, &self.found),
             ),
             None => (place, "it is not in this set of rules".to_owned()),
@@ -237,11 +237,12 @@ fn kubernetes_difference(
 }
 
 /// What a rule is about, in one line.
-fn subject(rule: &Rule) -> String {
-    match &rule.pattern {
-        Pattern::Kubernetes(_) => shown(rule.path()),
-        Pattern::PathToRegexp(_) | Pattern::Glob(_) => {
-            format!("{} {}", rule.methods(), shown(rule.path()))
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = shown(self.path());
+        match &self.pattern {
+            Pattern::Kubernetes(_) => f.write_str(&path),
+            Pattern::PathToRegexp(_) | Pattern::Glob(_) => write!(f, "{} {path}", self.methods()),
         }
     }
 }

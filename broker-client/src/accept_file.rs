@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use accept_rules::MAX_FILE_LEN;
+use accept_rules::{FileErrors, MAX_FILE_LEN, RuleFile, UnknownKeys};
 use aws_lc_rs::digest;
 
 use crate::rules::RulesError;
@@ -35,6 +35,22 @@ impl AcceptFile {
             sha256: sha256_hex(&bytes),
             bytes,
         })
+    }
+
+    /// The rules that stand in it.
+    pub(crate) fn parse(&self, unknown_keys: UnknownKeys) -> Result<RuleFile, RulesError> {
+        self.read_as(|text| RuleFile::parse_with(text, unknown_keys))
+    }
+
+    /// What `read` makes of its text.
+    pub(crate) fn read_as<T>(
+        &self,
+        read: impl FnOnce(&str) -> Result<T, FileErrors>,
+    ) -> Result<T, RulesError> {
+        let fail = |problems| RulesError::unusable(self, problems);
+        let text = str::from_utf8(&self.bytes)
+            .map_err(|error| fail(vec![format!("is not UTF-8: {error}")]))?;
+        read(text).map_err(|errors| fail(errors.to_string().lines().map(str::to_owned).collect()))
     }
 }
 

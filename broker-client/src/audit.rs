@@ -39,7 +39,7 @@ use self::writer::Entry;
 
 pub use self::chain::{ChainError, ChainSummary, verify_lines};
 pub use self::record::{ConnectionStart, Ended, Outcome, RulesLoaded, RulesRefused};
-pub use self::search::{RecordedDecision, Wanted, last_decision};
+pub use self::search::{RecordedDecision, RecordedNearest, Wanted, last_decision};
 pub use self::writer::AuditWriter;
 
 /// Exchanges that may be in flight at once: 16 tunnels of 256 streams each, the most that one agent

@@ -20,7 +20,7 @@ use broker_process::settings::{
 use broker_process::threads;
 use broker_process::tls::{self, PostQuantum, TlsMin, TlsPolicy};
 use broker_protocol::{AccessToken, AgentName, InstanceName, TokenKind};
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command};
 
 use crate::instance::DataFolder;
 
@@ -51,7 +51,7 @@ pub struct Config {
     /// How they are read and applied.
     pub rules: RuleSettings,
     /// What holds for one origin alone, by the origin's text as its rule writes it, unexpanded.
-    pub origins: BTreeMap<String, OriginSettings>,
+    pub origins: Origins,
     /// How the server is dialled.
     pub tunnel: TunnelSettings,
     /// More authorities to trust for origins.
@@ -130,6 +130,9 @@ pub enum MissingVariables {
     /// The rule is turned off, and the operator is told.
     DisableRule,
 }
+
+/// What holds for single origins, by the text as a rule writes it, unexpanded.
+pub type Origins = BTreeMap<String, OriginSettings>;
 
 /// What holds for one origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,6 +218,55 @@ pub fn status_target(
     Ok(target)
 }
 
+/// The arguments that say how an accept file reads, for commands that need no agent.
+pub(crate) fn reading_arguments() -> impl Iterator<Item = Arg> {
+    [TABLE.config, table::UNKNOWN_KEYS]
+        .into_iter()
+        .filter_map(|setting| setting.argument())
+}
+
+/// The arguments that say which agent of this machine is meant.
+pub(crate) fn instance_arguments() -> impl Iterator<Item = Arg> {
+    [table::DATA_DIR, table::INSTANCE]
+        .into_iter()
+        .filter_map(|setting| setting.argument())
+}
+
+/// How an accept file reads, beside what stands in it.
+pub(crate) struct Reading {
+    pub(crate) rules: RuleSettings,
+    pub(crate) origins: Origins,
+}
+
+impl Reading {
+    /// Takes it from the settings; an agent need not be set up.
+    pub(crate) fn gather(
+        arguments: &ArgMatches,
+        environment: &Environment,
+        folder: &Path,
+    ) -> Result<Self, SettingsError> {
+        let settings = Settings::gather(&TABLE, arguments, environment, folder)?;
+        let reading = Self {
+            rules: rule_settings(&settings),
+            origins: origins(&settings, timeouts(&settings)),
+        };
+        settings.finish()?;
+        Ok(reading)
+    }
+}
+
+/// The accept file that an agent with these settings would take.
+pub(crate) fn accept_of(
+    arguments: &ArgMatches,
+    environment: &Environment,
+    folder: &Path,
+) -> Result<Accept, SettingsError> {
+    let settings = Settings::gather(&TABLE, arguments, environment, folder)?;
+    let accept = accept(&settings, folder);
+    settings.finish()?;
+    Ok(accept)
+}
+
 impl Config {
     /// Reads what [`run_command`] matched, the environment, and the settings file that one of them names. `folder` is
     /// what relative paths outside that file are relative to.
@@ -234,11 +286,7 @@ impl Config {
         let secret = secret(&settings);
         let accept = accept(&settings, folder);
         let rules = rule_settings(&settings);
-        let timeouts = Timeouts {
-            connect: settings.value(&table::CONNECT, positive_duration),
-            first_byte: settings.value(&table::FIRST_BYTE, positive_duration),
-            idle: settings.value(&table::IDLE, positive_duration),
-        };
+        let timeouts = timeouts(&settings);
         let origins = origins(&settings, timeouts);
         let tunnel = tunnel(&settings, server.as_ref(), &mut warnings);
         let origin_ca_cert = authorities(&settings, &table::CA_CERT);
@@ -399,11 +447,19 @@ fn contact(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+fn timeouts(settings: &Settings<'_>) -> Timeouts {
+    Timeouts {
+        connect: settings.value(&table::CONNECT, positive_duration),
+        first_byte: settings.value(&table::FIRST_BYTE, positive_duration),
+        idle: settings.value(&table::IDLE, positive_duration),
+    }
+}
+
 fn is_absent(path: &Path) -> bool {
     matches!(fs::metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
-fn origins(settings: &Settings<'_>, timeouts: Timeouts) -> BTreeMap<String, OriginSettings> {
+fn origins(settings: &Settings<'_>, timeouts: Timeouts) -> Origins {
     let Some(section) = settings.section(&table::ORIGINS) else {
         return BTreeMap::new();
     };

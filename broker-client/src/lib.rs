@@ -21,6 +21,7 @@ mod location;
 mod origin;
 pub mod reload;
 mod rules;
+pub mod rules_command;
 pub mod status;
 mod upload;
 

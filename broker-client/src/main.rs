@@ -8,6 +8,7 @@ use broker_client::config::{
     Config, LOCAL_LISTEN, TABLE, run_command, status_command, status_target,
 };
 use broker_client::control::fetch_status;
+use broker_client::rules_command;
 use broker_process::bind::bind;
 use broker_process::exit::{self, Exit};
 use broker_process::logging;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
     let outcome = match matches.subcommand() {
         Some(("run", arguments)) => run(arguments),
         Some(("status", arguments)) => status(arguments),
+        Some(("rules", arguments)) => rules(arguments),
         _ => exit::print(&settings::markdown(PROGRAM, &TABLE)),
     };
     exit::finish(PROGRAM, outcome)
@@ -44,6 +46,7 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(run_command())
         .subcommand(status_command().arg(json))
+        .subcommand(rules_command::rules_command())
         .subcommand(
             Command::new("settings").about("Print the reference of all settings, in Markdown"),
         )
@@ -89,6 +92,10 @@ fn status(arguments: &ArgMatches) -> Result<(), Exit> {
         return exit::print(&(json + "\n"));
     }
     exit::print(&snapshot.to_string())
+}
+
+fn rules(arguments: &ArgMatches) -> Result<(), Exit> {
+    rules_command::run(arguments, &Environment::capture(), &working_folder()?)
 }
 
 fn working_folder() -> Result<PathBuf, Exit> {

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use accept_rules::{
-    EncodedSlash, List, Origin, Rule, RuleFile, RuleIndex, RuleSet, split_userinfo,
-};
+use accept_rules::{EncodedSlash, List, Origin, Rule, RuleIndex, RuleSet, split_userinfo};
 use broker_process::settings::nearest;
 use broker_process::tls::{self, ClientRoots, PostQuantum, TlsMin, TlsPolicy};
 use broker_protocol::hop;
@@ -16,7 +14,7 @@ use http::HeaderName;
 use http::uri::{Authority, Scheme};
 
 use crate::accept_file::AcceptFile;
-use crate::config::{self, Accept, Config, MissingVariables, Timeouts};
+use crate::config::{self, Accept, Config, MissingVariables, Origins, Timeouts};
 use crate::credential::{Credential, CredentialError, Sources};
 use crate::origin::OriginClient;
 
@@ -35,6 +33,15 @@ pub struct RulesError {
 }
 
 impl RulesError {
+    /// A file that was read, and cannot be used.
+    pub(crate) fn unusable(accept: &AcceptFile, problems: Vec<String>) -> Self {
+        Self {
+            file: accept.path.clone(),
+            sha256: Some(accept.sha256.clone()),
+            problems,
+        }
+    }
+
     /// A file of which not all could be read.
     pub(crate) fn unreadable(file: PathBuf, problem: String) -> Self {
         Self {
@@ -150,22 +157,11 @@ impl Rules {
         previous: Option<&Self>,
     ) -> Result<Self, RulesError> {
         let path = accept.path.clone();
-        let fail = |problems| RulesError {
-            file: path.clone(),
-            sha256: Some(accept.sha256.clone()),
-            problems,
-        };
-        let text = str::from_utf8(&accept.bytes)
-            .map_err(|error| fail(vec![format!("is not UTF-8: {error}")]))?;
-        let file = RuleFile::parse_with(text, config.rules.unknown_keys)
-            .map_err(|errors| fail(errors.to_string().lines().map(str::to_owned).collect()))?;
+        let file = accept.parse(config.rules.unknown_keys)?;
         let mut set = RuleSet::compile(&file, List::Private, |origin| {
-            match origin_settings(config, origin).encoded_slash {
-                config::EncodedSlash::Refuse => EncodedSlash::Refuse,
-                config::EncodedSlash::Data => EncodedSlash::Data,
-            }
+            encoded_slash(&config.origins, origin)
         });
-        let mut problems = unused_origins(config, set.rules());
+        let mut problems = unused_origins(&config.origins, set.rules());
         let sources = match previous {
             Some(rules) => rules.sources.clone(),
             None => Sources::new(config.environment.clone()),
@@ -173,7 +169,7 @@ impl Rules {
         let mut resolver = Resolver::new(config, &sources, previous.map(|rules| &rules.clients));
         let (routes, turned_off) = resolver.routes(&set, &mut problems);
         if !problems.is_empty() {
-            return Err(fail(problems));
+            return Err(RulesError::unusable(accept, problems));
         }
         let mut warnings: Vec<_> = file.warnings().iter().map(ToString::to_string).collect();
         for (index, why) in turned_off {
@@ -212,7 +208,7 @@ impl Rules {
 
 /// Settings for origins that no rule has: a typing error there would quietly lose what they say. Where nothing may
 /// pass, nothing can be lost, and a file that takes all access away must not be refused.
-fn unused_origins(config: &Config, rules: &[Rule]) -> Vec<String> {
+pub(crate) fn unused_origins(origins: &Origins, rules: &[Rule]) -> Vec<String> {
     if rules.is_empty() {
         return Vec::new();
     }
@@ -220,8 +216,7 @@ fn unused_origins(config: &Config, rules: &[Rule]) -> Vec<String> {
         .iter()
         .filter_map(|rule| Some(rule.origin()?.as_str()))
         .collect();
-    let unused = config
-        .origins
+    let unused = origins
         .keys()
         .filter(|key| !written.contains(&&*split_userinfo(key).1));
     let problem = |key: &String| {
@@ -233,12 +228,23 @@ fn unused_origins(config: &Config, rules: &[Rule]) -> Vec<String> {
     unused.map(problem).collect()
 }
 
+/// What a `%2F` is to the origin that a rule writes as `origin`.
+pub(crate) fn encoded_slash(origins: &Origins, origin: &str) -> EncodedSlash {
+    match origin_key(origins, origin).and_then(|key| origins.get(key)) {
+        Some(settings) if settings.encoded_slash == config::EncodedSlash::Refuse => {
+            EncodedSlash::Refuse
+        }
+        Some(_) | None => EncodedSlash::Data,
+    }
+}
+
 fn origin_settings(config: &Config, origin: &str) -> config::OriginSettings {
-    let key = config
-        .origins
-        .keys()
-        .find(|key| *split_userinfo(key).1 == *origin);
-    config.origin(key.map_or(origin, String::as_str))
+    config.origin(origin_key(&config.origins, origin).map_or(origin, String::as_str))
+}
+
+/// A rule's origin comes without userinfo, while the settings may name it with.
+fn origin_key<'o>(origins: &'o Origins, origin: &str) -> Option<&'o String> {
+    origins.keys().find(|key| *split_userinfo(key).1 == *origin)
 }
 
 /// HTTP towards origins: one client for each origin and connect time-out.

@@ -8,10 +8,12 @@ use std::time::SystemTime;
 use accept_rules::{Decision, EncodedSlash, List, Request, RequestTarget, RuleFile, RuleSet};
 use broker_client::config::{self, Config};
 use broker_client::{Agent, status::StatusSnapshot};
-use broker_process::settings::Environment;
+use broker_process::settings::{Document, Environment, Node};
 use broker_protocol::{AccessToken, TokenKind};
 use broker_tests::certs::Ca;
 use broker_tests::corpus;
+use broker_tests::programs::broker_command;
+use bytes::Bytes;
 use tempfile::TempDir;
 
 /// A value that is good in an origin and in a credential.
@@ -32,34 +34,41 @@ async fn every_example_loads() {
     }
 }
 
-#[tokio::test]
-async fn every_example_decides_as_its_requests_say() {
+#[test]
+fn every_example_passes_its_cases() {
     for example in examples() {
-        let name = example.display();
-        let (_, set) = load(&example, &variables(&example.join("agent.env")));
-        let mut used = BTreeSet::new();
-        let text = fs::read_to_string(example.join("requests.txt")).unwrap();
-        let mut verdicts = BTreeSet::new();
-        for line in text.lines() {
-            let [verdict, method, target] = line.split(' ').collect::<Vec<_>>()[..] else {
-                panic!("{name}: {line:?} is not \"allow|deny METHOD target\"");
-            };
-            let rule = decide(&set, method, target);
-            let expected = match verdict {
-                "allow" => true,
-                "deny" => false,
-                _ => panic!("{name}: {line:?} begins with neither allow nor deny"),
-            };
-            assert_eq!(rule.is_some(), expected, "{name}: {line}");
-            used.extend(rule);
-            verdicts.insert(verdict);
+        let mut command = broker_command("broker-client");
+        command
+            .args(["rules", "test", "accept.json"])
+            .current_dir(&example);
+        if example.join("settings.yaml").exists() {
+            command.args(["--config", "settings.yaml"]);
         }
-        let rules: BTreeSet<_> = (0..set.len()).collect();
-        assert_eq!(
-            used, rules,
-            "{name}: the rules that a line of requests.txt is allowed by"
-        );
-        assert_eq!(verdicts.len(), 2, "{name}: both verdicts are shown");
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}: {output:?}", example.display());
+    }
+}
+
+#[test]
+fn every_rule_of_an_example_has_a_case_and_so_has_a_denial() {
+    for example in examples() {
+        let name = example.join("accept.tests.yaml").display().to_string();
+        let cases = Document::parse(&name, &fs::read_to_string(&name).unwrap()).unwrap();
+        let (mut rules, mut verdicts) = (BTreeSet::new(), BTreeSet::new());
+        for case in cases.root().items() {
+            let fields = case.fields(&["expect", "rule", "reason", "request"]);
+            rules.extend(
+                fields
+                    .get("rule")
+                    .and_then(|rule| rule.read(str::parse::<usize>)),
+            );
+            verdicts.extend(fields.get("expect").and_then(Node::text));
+        }
+        let all = rule_file(&example.join("accept.json"))
+            .rules(List::Private)
+            .len();
+        assert_eq!(rules, (0..all).collect(), "{name}");
+        assert_eq!(verdicts.len(), 2, "{name}");
     }
 }
 
@@ -207,13 +216,13 @@ impl Files {
     }
 }
 
-fn rule_file(path: &Path) -> RuleFile {
+pub(crate) fn rule_file(path: &Path) -> RuleFile {
     RuleFile::parse(&fs::read_to_string(path).unwrap())
         .unwrap_or_else(|errors| panic!("{}: {errors}", path.display()))
 }
 
-/// The rule that allows a request; a target that cannot be judged is denied.
-fn decide(set: &RuleSet, method: &str, target: &str) -> Option<usize> {
+/// The rule that allows a request without a body; a target that cannot be judged is denied.
+pub(crate) fn decide(set: &RuleSet, method: &str, target: &str) -> Option<usize> {
     let target = RequestTarget::new(&method.parse().unwrap(), target).ok()?;
     let question = Request {
         target,
@@ -223,6 +232,10 @@ fn decide(set: &RuleSet, method: &str, target: &str) -> Option<usize> {
     };
     match set.decide(question) {
         Decision::Allow(allowed) => Some(allowed.rule().as_usize()),
-        Decision::NeedsBody(_) | Decision::Deny(_) => None,
+        Decision::NeedsBody(pending) => {
+            let allowed = set.decide_with_body(pending, Bytes::new()).ok()?;
+            Some(allowed.rule().as_usize())
+        }
+        Decision::Deny(_) => None,
     }
 }

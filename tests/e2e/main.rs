@@ -23,6 +23,7 @@ mod promises;
 mod real_programs;
 mod reload;
 mod request;
+mod rules_commands;
 mod schema;
 mod smuggling;
 mod streaming;

@@ -49,6 +49,20 @@ pub struct RecordedDecision {
     pub reason: String,
     /// Where an allowed request went.
     pub origin: Option<String>,
+    /// The rule that came nearest to a denied request.
+    pub nearest: Option<RecordedNearest>,
+}
+
+/// The rule that came nearest to a denied request, of the file at that time.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[non_exhaustive]
+pub struct RecordedNearest {
+    /// Its position in the list.
+    pub rule: usize,
+    /// The part of the request that differed.
+    pub part: String,
+    /// What differed, in words.
+    pub detail: String,
 }
 
 /// The last decision in `log` that is `wanted`. Reads from the end, and keeps no more than one line and one chunk.

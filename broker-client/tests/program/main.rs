@@ -2,9 +2,13 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::indexing_slicing,
     reason = "a test fails by panicking, also in the functions that tests share"
 )]
 
+mod rules;
+
+use std::ffi::OsStr;
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -14,14 +18,18 @@ use broker_client::config::{Accept, Config, run_command};
 use broker_protocol::{AccessToken, TokenKind};
 
 /// The program with an environment of its own.
-fn broker_client(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_broker-client"))
+fn program<S: AsRef<OsStr>>(arguments: &[S], environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_broker-client"));
+    command
         .args(arguments)
         .env_clear()
         .envs(environment.iter().copied())
-        .current_dir(env!("CARGO_TARGET_TMPDIR"))
-        .output()
-        .unwrap()
+        .current_dir(env!("CARGO_TARGET_TMPDIR"));
+    command
+}
+
+fn broker_client(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    program(arguments, environment).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
