@@ -1,6 +1,7 @@
 //! What the agent adds for an origin. Its bytes are a [`Secret`], and leave it here alone.
 
 mod file;
+mod pool;
 mod sources;
 
 use std::fmt;
@@ -57,15 +58,18 @@ pub(crate) enum CredentialError {
     /// A variable is not set.
     #[error("{0}")]
     Missing(#[from] MissingVariable),
-    /// A variable and its file.
-    #[error("{name} and {name}_FILE are both set (keep one of the two)")]
-    Twice { name: String },
+    /// Two variables that say where the same value comes from.
+    #[error("{first} and {second} are both set (keep one of the two)")]
+    Twice { first: String, second: String },
+    /// A pool with a value that is none.
+    #[error("{name}_POOL has an empty entry (write values with commas between them)")]
+    EmptyInPool { name: String },
     /// A file that would depend on where the agent was started.
     #[error("{name}_FILE is no absolute path (write /run/secrets/{name})")]
     RelativeFile { name: String },
-    /// An origin stands in logs and records, and its connections are kept: it does not change while the agent runs.
-    #[error("{name}_FILE is set, but an origin takes no variable from a file (set {name} itself)")]
-    FileForOrigin { name: String },
+    /// An origin stands in records, and its connections are kept: it does not change while the agent runs.
+    #[error("{variable} is set, but an origin has neither pools nor files (set {name} alone)")]
+    NotForOrigin { name: String, variable: String },
     /// No such command in the settings.
     #[error("\"${{exec:{name}}}\" is no command of the settings' \"credentials.exec\"")]
     UnknownCommand { name: String },

@@ -70,6 +70,7 @@ fn rules(origin: &Origin, file: &Path) -> Vec<Value> {
             "file-of-variable",
             json!({"scheme": "bearer", "token": "${MOUNTED}"}),
         ),
+        auth("pool", json!({"scheme": "bearer", "token": "${POOLED}"})),
         userinfo(
             "userinfo-file",
             format!("http://robot:${{file:{file}}}@{address}"),
@@ -167,6 +168,7 @@ async fn credentials_are_in_nothing_that_is_written_or_answered() {
         .variable("TOKEN", CANARY)
         .variable("ORIGIN_WITH_TOKEN", &with_token)
         .variable("MOUNTED_FILE", file.to_str().unwrap())
+        .variable("POOLED_POOL", &format!("{CANARY}, {CANARY}"))
         .variable("LOG_LEVEL", "trace")
         .dialling(&format!("http://{}", tap.address()));
     let mut agent = AgentProcess::start(&setup, &server).await;

@@ -158,6 +158,31 @@ async fn a_file_can_stand_wherever_a_credential_can_and_loses_one_newline() {
 }
 
 #[tokio::test]
+async fn a_pools_values_take_turns_over_all_rules_and_their_changes() {
+    let pool = |setup: AgentSetup| {
+        let setup = setup.variable("TOKEN", "alone");
+        setup.variable("TOKEN_POOL", "first, second,third")
+    };
+    let broker = Broker::start(bearer("${TOKEN}"), pool).await;
+    for value in ["first", "second", "third", "first"] {
+        assert_eq!(broker.sent().await, format!("Bearer {value}"));
+    }
+
+    let raw = json!({"scheme": "raw", "token": "${TOKEN}"});
+    let rule = json!({"path": "/a", "origin": broker.origin.url(), "auth": raw});
+    broker.rewrite(&json!({ "private": [rule] }));
+    let changed = broker
+        .agent
+        .board
+        .until(|now| now.accept.private_rules == 1);
+    within("the new rules in force", changed).await;
+
+    for value in ["second", "third", "first"] {
+        assert_eq!(broker.sent().await, value);
+    }
+}
+
+#[tokio::test]
 async fn sources_stay_when_the_rules_change_and_go_with_the_last_rule() {
     let folder = tempfile::tempdir().unwrap();
     let [first, second] = ["first", "second"].map(|name| {
@@ -202,7 +227,17 @@ async fn a_value_that_could_come_from_two_places_or_a_place_that_depends_stops_t
         (
             &[("TOKEN", "a"), ("HOST_FILE", "/run/host")],
             "http://${HOST}",
-            "origin: HOST_FILE is set, but an origin takes no variable from a file (set HOST itself)",
+            "origin: HOST_FILE is set, but an origin has neither pools nor files (set HOST alone)",
+        ),
+        (
+            &[("TOKEN", "a"), ("HOST", "a"), ("HOST_POOL", "a,b")],
+            "http://${HOST}",
+            "origin: HOST_POOL is set, but an origin has neither pools nor files (set HOST alone)",
+        ),
+        (
+            &[("TOKEN_POOL", "a,b"), ("TOKEN_FILE", "/run/token")],
+            "http://a",
+            "auth: TOKEN_POOL and TOKEN_FILE are both set (keep one of the two)",
         ),
     ] {
         let rule = json!({"path": "/a", "origin": origin, "auth": bearer(token)});

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::file::{self, FileSource};
+use super::pool::Pool;
 use super::{CredentialError, Secret, Unavailable};
 use crate::status::{CredentialSource, StatusBoard};
 
@@ -23,6 +24,8 @@ struct Inner {
     environment: Environment,
     /// Those that a rule uses, or a request that began before the rules changed.
     files: Mutex<BTreeMap<PathBuf, Weak<FileSource>>>,
+    /// Those that a rule has used, by variable.
+    pools: Mutex<BTreeMap<String, Arc<Pool>>>,
     /// A source came, went, or holds something else now.
     changed: Arc<Notify>,
 }
@@ -31,6 +34,7 @@ struct Inner {
 #[derive(Debug)]
 pub(super) enum Value {
     Fixed(Arc<Secret>),
+    Pool(Arc<Pool>),
     File(Arc<FileSource>),
 }
 
@@ -39,13 +43,14 @@ impl Value {
     pub(super) fn fixed(&self) -> Option<Arc<Secret>> {
         match self {
             Self::Fixed(value) => Some(Arc::clone(value)),
-            Self::File(_) => None,
+            Self::Pool(_) | Self::File(_) => None,
         }
     }
 
     pub(super) fn now(&self) -> Result<Arc<Secret>, Unavailable> {
         match self {
             Self::Fixed(value) => Ok(Arc::clone(value)),
+            Self::Pool(pool) => Ok(pool.next()),
             Self::File(file) => file.now(),
         }
     }
@@ -56,36 +61,56 @@ impl Sources {
         Self(Arc::new(Inner {
             environment,
             files: Mutex::default(),
+            pools: Mutex::default(),
             changed: Arc::default(),
         }))
     }
 
     /// A variable as an origin may have it: everybody sees an origin, so its parts come from nowhere else.
     pub(crate) fn plain_variable(&self, name: &str) -> Result<&str, CredentialError> {
-        match (self.variable(name), self.variable_file(name)) {
-            (None, None) => Err(missing(name)),
-            (Some(value), None) => Ok(value),
-            (_, Some(_)) => Err(CredentialError::FileForOrigin { name: name.into() }),
+        for kind in ["POOL", "FILE"] {
+            let variable = format!("{name}_{kind}");
+            if self.variable(&variable).is_some() {
+                let name = name.into();
+                return Err(CredentialError::NotForOrigin { name, variable });
+            }
         }
+        self.variable(name).ok_or_else(|| missing(name))
     }
 
     pub(super) fn find(&self, source: &Source) -> Result<Value, CredentialError> {
         match source {
-            Source::Variable(name) => match (self.variable(name), self.variable_file(name)) {
-                (None, None) => Err(missing(name)),
-                (Some(value), None) => Ok(Value::Fixed(Arc::new(Secret::new(value)))),
-                (None, Some(path)) if path.is_absolute() => Ok(Value::File(self.file(path))),
-                (None, Some(_)) => Err(CredentialError::RelativeFile {
-                    name: name.to_string(),
-                }),
-                (Some(_), Some(_)) => Err(CredentialError::Twice {
-                    name: name.to_string(),
-                }),
-            },
+            Source::Variable(name) => self.find_variable(name),
             Source::File(path) => Ok(Value::File(self.file(Path::new(&**path)))),
             Source::Exec(name) => Err(CredentialError::UnknownCommand {
                 name: name.to_string(),
             }),
+        }
+    }
+
+    /// A pool wins over the variable itself, as brokers have had it for years.
+    fn find_variable(&self, name: &str) -> Result<Value, CredentialError> {
+        let (pool, file) = (format!("{name}_POOL"), format!("{name}_FILE"));
+        match (
+            self.variable(&pool),
+            self.variable(&file),
+            self.variable(name),
+        ) {
+            (Some(_), Some(_), _) => Err(CredentialError::Twice {
+                first: pool,
+                second: file,
+            }),
+            (None, Some(_), Some(_)) => Err(CredentialError::Twice {
+                first: name.into(),
+                second: file,
+            }),
+            (Some(list), None, _) => Ok(Value::Pool(self.pool(name, list)?)),
+            (None, Some(path), None) if path.starts_with('/') => {
+                Ok(Value::File(self.file(Path::new(path))))
+            }
+            (None, Some(_), None) => Err(CredentialError::RelativeFile { name: name.into() }),
+            (None, None, Some(value)) => Ok(Value::Fixed(Arc::new(Secret::new(value)))),
+            (None, None, None) => Err(missing(name)),
         }
     }
 
@@ -123,8 +148,14 @@ impl Sources {
         self.0.environment.get(name)
     }
 
-    fn variable_file(&self, name: &str) -> Option<&Path> {
-        self.variable(&format!("{name}_FILE")).map(Path::new)
+    fn pool(&self, name: &str, list: &str) -> Result<Arc<Pool>, CredentialError> {
+        let mut pools = self.0.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pools.get(name) {
+            return Ok(Arc::clone(pool));
+        }
+        let pool = Arc::new(Pool::read(name, list)?);
+        pools.insert(name.to_owned(), Arc::clone(&pool));
+        Ok(pool)
     }
 
     fn file(&self, path: &Path) -> Arc<FileSource> {
