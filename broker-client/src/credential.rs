@@ -1,5 +1,6 @@
 //! What the agent adds for an origin. Its bytes are a [`Secret`], and leave it here alone.
 
+mod command;
 mod file;
 mod pool;
 mod sources;
@@ -71,8 +72,11 @@ pub(crate) enum CredentialError {
     #[error("{variable} is set, but an origin has neither pools nor files (set {name} alone)")]
     NotForOrigin { name: String, variable: String },
     /// No such command in the settings.
-    #[error("\"${{exec:{name}}}\" is no command of the settings' \"credentials.exec\"")]
-    UnknownCommand { name: String },
+    #[error(
+        "\"${{exec:{name}}}\" is no command of the settings' \"credentials.exec\"{}",
+        near.as_ref().map_or(String::new(), |near| format!(" (did you mean {near:?}?)"))
+    )]
+    UnknownCommand { name: String, near: Option<String> },
     /// No header can carry it.
     #[error("the credential holds a line break or another byte that no HTTP header may carry")]
     NotAHeader,
@@ -136,14 +140,14 @@ impl Credential {
     }
 
     /// As it is now.
-    pub(crate) fn now(&self) -> Result<Version, Unavailable> {
+    pub(crate) async fn now(&self) -> Result<Version, Unavailable> {
         match &self.0 {
             Kind::Fixed(version) => Ok(version.clone()),
             Kind::Live { auth, values } => {
-                let now = values
-                    .iter()
-                    .map(Value::now)
-                    .collect::<Result<Vec<_>, _>>()?;
+                let mut now = Vec::with_capacity(values.len());
+                for value in values {
+                    now.push(value.now().await?);
+                }
                 Version::of(auth, &now).map_err(|error| Unavailable {
                     what: "the credential cannot be put together:".to_owned(),
                     why: error.to_string().into(),
@@ -238,7 +242,10 @@ fn percent_decode(text: &str) -> Result<Zeroizing<String>, CredentialError> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use broker_process::settings::Environment;
+    use futures_util::FutureExt as _;
 
     use super::*;
 
@@ -249,7 +256,12 @@ mod tests {
             AUTHORIZATION,
             HeaderValue::from_static("Bearer of-the-caller"),
         );
-        credential.now().unwrap().inject(&mut headers);
+        credential
+            .now()
+            .now_or_never()
+            .unwrap()
+            .unwrap()
+            .inject(&mut headers);
         assert!(headers[AUTHORIZATION].is_sensitive());
         assert_eq!(headers.len(), 1);
         headers[AUTHORIZATION].to_str().unwrap().to_owned()
@@ -257,7 +269,7 @@ mod tests {
 
     fn from_auth(auth: &Auth) -> Result<Credential, CredentialError> {
         let environment = Environment::from([("T", "s3cret"), ("U", "user"), ("BROKEN", "a\nb")]);
-        Credential::from_auth(auth, &Sources::new(environment))
+        Credential::from_auth(auth, &Sources::new(environment, &BTreeMap::new()))
     }
 
     fn template(text: &str) -> Template {

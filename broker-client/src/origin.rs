@@ -152,7 +152,7 @@ impl Outgoing {
     }
 
     /// Puts the rule's credential in, and takes out what would act beside it.
-    pub(crate) fn inject(
+    pub(crate) async fn inject(
         &mut self,
         route: &Route,
         outcome: &mut Outcome,
@@ -160,7 +160,7 @@ impl Outgoing {
         let Some(credential) = &route.credential else {
             return Ok(());
         };
-        let version = credential.now().map_err(OriginError::NoCredential)?;
+        let version = credential.now().await.map_err(OriginError::NoCredential)?;
         let removed = hop::remove_beside_credential(&mut self.headers, &route.kept_headers);
         outcome.removed_request_headers.extend(removed);
         version.inject(&mut self.headers);
