@@ -151,12 +151,14 @@ impl Outgoing {
         self.body.take()
     }
 
-    /// Puts the rule's credential in, and takes out what would act beside it.
+    /// Puts the rule's credential in, and takes out what would act beside it or against the decision.
     pub(crate) async fn inject(
         &mut self,
         route: &Route,
         outcome: &mut Outcome,
     ) -> Result<(), OriginError> {
+        let removed = hop::remove_overrides(&mut self.headers, &route.kept_headers);
+        outcome.removed_request_headers.extend(removed);
         let Some(credential) = &route.credential else {
             return Ok(());
         };
