@@ -22,6 +22,7 @@ use broker_process::tls::{self, PostQuantum, TlsMin, TlsPolicy};
 use broker_protocol::{AccessToken, AgentName, InstanceName, TokenKind};
 use clap::{Arg, ArgMatches, Command};
 
+use crate::accept_file::AcceptFile;
 use crate::instance::DataFolder;
 
 pub use server_url::{ServerUrl, ServerUrlError};
@@ -421,11 +422,8 @@ fn accept(settings: &Settings<'_>, folder: &Path) -> Accept {
     let Some(path) = path else {
         return Accept::DenyAll;
     };
-    if let Err(error) = fs::read(&path) {
-        settings.refuse(
-            &table::ACCEPT,
-            format!("{}: the rules cannot be read: {error}", path.display()),
-        );
+    if let Err(error) = AcceptFile::read(&path) {
+        settings.refuse(&table::ACCEPT, error.to_string());
     }
     Accept::File(path)
 }

@@ -157,9 +157,11 @@ fn rules_that_were_named_must_be_readable() {
         folder.with(&[("ACCEPT", "nowhere.json")]),
         "environment ACCEPT: ",
     );
+    assert_refused(folder.with(&[("ACCEPT", ".")]), ": is no regular file");
+    // Has no end.
     assert_refused(
-        folder.with(&[("ACCEPT", ".")]),
-        "the rules cannot be read: ",
+        folder.with(&[("ACCEPT", "/dev/zero")]),
+        "/dev/zero: is no regular file",
     );
 }
 
