@@ -31,7 +31,7 @@ use crate::judged_body::BodyKeeper;
 use crate::local;
 use crate::reload::{self, ReloadHandle, Reloader};
 use crate::rules::{Rules, RulesError, RulesInForce};
-use crate::status::{About, StatusBoard};
+use crate::status::{About, StatusBoard, TunnelFailure};
 
 /// A tunnel that lived so long was a good one: the next dial begins with the shortest wait.
 const GOOD_TUNNEL: Duration = Duration::from_secs(10);
@@ -270,10 +270,10 @@ impl Tunnels {
     async fn keep(self: Arc<Self>, slot: usize) {
         let mut backoff = Backoff::default();
         let mut asked_to_drain: Option<DrainRequest> = None;
-        let mut last_error: Option<String> = None;
+        let mut last_error: Option<TunnelFailure> = None;
         while !self.stop.is_cancelled() {
             self.board
-                .tunnel_dialling(slot, backoff.failures() + 1, last_error.as_deref(), None);
+                .tunnel_dialling(slot, backoff.failures() + 1, last_error.as_ref(), None);
             let dialled = tokio::select! {
                 dialled = self.dial() => dialled,
                 () = self.stop.cancelled() => break,
@@ -284,7 +284,10 @@ impl Tunnels {
                     match self.serve(slot, dialled, asked_to_drain.take()).await {
                         TunnelEnd::Drain(request) => {
                             asked_to_drain = Some(request);
-                            last_error = Some("the server asked to connect elsewhere".to_owned());
+                            last_error = Some(TunnelFailure {
+                                code: "drained",
+                                text: "the server asked to connect elsewhere".to_owned(),
+                            });
                         }
                         TunnelEnd::Closed(reason) => {
                             self.board.tunnel_closed(slot, Some(&reason));
@@ -299,19 +302,19 @@ impl Tunnels {
                 }
                 Err(error) => {
                     answer_drain(asked_to_drain.take(), false);
-                    tracing::warn!(tunnel = slot, attempt = backoff.failures() + 1, %error, "no tunnel");
-                    last_error = Some(error.to_string());
+                    let code = error.code();
+                    tracing::warn!(tunnel = slot, attempt = backoff.failures() + 1, code, %error, "no tunnel");
+                    last_error = Some(TunnelFailure {
+                        code,
+                        text: error.to_string(),
+                    });
                     error.retry_after()
                 }
             };
             let wait = backoff.next(fastrand::f64(), asked);
             let at = SystemTime::now() + wait;
-            self.board.tunnel_dialling(
-                slot,
-                backoff.failures() + 1,
-                last_error.as_deref(),
-                Some(at),
-            );
+            self.board
+                .tunnel_dialling(slot, backoff.failures() + 1, last_error.as_ref(), Some(at));
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.stop.cancelled() => {}
@@ -339,6 +342,7 @@ impl Tunnels {
         let Dialled { stream, server } = dialled;
         let node = server.node;
         let close = stream.close_handle();
+        let opened = Instant::now();
         let exchange = Arc::new(Exchange {
             agent: self.config.agent.clone(),
             tenant: server.tenant,
@@ -376,13 +380,18 @@ impl Tunnels {
             if self.stop.is_cancelled() {
                 return TunnelEnd::Stopped;
             }
-            let reason = match (close.closed_by_peer(), ended) {
-                (Some(code), _) => close_reason(code).to_owned(),
-                (None, Ok(Err(error))) => chain(&error),
-                (None, _) => "the connection was closed".to_owned(),
+            let lived = opened.elapsed().as_secs();
+            let (code, text) = match (close.closed_by_peer(), ended) {
+                (Some(code), _) => ("closed", close_reason(code).to_owned()),
+                (None, Ok(Err(error))) => ("broken", format!("after {lived} s: {}", chain(&error))),
+                // Something on the way that limits how long connections last shows by the time that comes back.
+                (None, _) => (
+                    "broken",
+                    format!("the connection was closed after {lived} s"),
+                ),
             };
-            tracing::warn!(tunnel = slot, reason, "the tunnel closed");
-            TunnelEnd::Closed(reason)
+            tracing::warn!(tunnel = slot, code, reason = text, "the tunnel closed");
+            TunnelEnd::Closed(TunnelFailure { code, text })
         };
         let mut closed = std::pin::pin!(closed);
         tokio::select! {
@@ -394,7 +403,10 @@ impl Tunnels {
             () = tokio::time::sleep(FIRST_BYTES) => {
                 answer_drain(replaces, false);
                 close.close(CloseCode::Normal);
-                return closed.await;
+                return match closed.await {
+                    TunnelEnd::Closed(_) => TunnelEnd::Closed(held_back()),
+                    end => end,
+                };
             }
         }
         tracing::info!(
@@ -415,9 +427,20 @@ impl Tunnels {
 
 /// How serving a tunnel ended.
 enum TunnelEnd {
-    Closed(String),
+    Closed(TunnelFailure),
     Drain(DrainRequest),
     Stopped,
+}
+
+fn held_back() -> TunnelFailure {
+    TunnelFailure {
+        code: "held-back",
+        text: format!(
+            "the server accepted the tunnel and nothing came through it within {} s (does a proxy on the way collect \
+             what it should pass on?)",
+            FIRST_BYTES.as_secs()
+        ),
+    }
 }
 
 fn answer_drain(request: Option<DrainRequest>, is_replaced: bool) {

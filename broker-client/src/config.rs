@@ -4,6 +4,7 @@ mod server_url;
 mod table;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -11,20 +12,21 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use accept_rules::UnknownKeys;
+use accept_rules::{Origin, UnknownKeys};
 use broker_process::logging::LogSettings;
 use broker_process::settings::{
-    Environment, Node, Setting, Settings, SettingsError, boolean, duration, integer,
-    positive_duration, shown,
+    Environment, Setting, Settings, SettingsError, boolean, duration, integer, positive_duration,
+    shown,
 };
 use broker_process::threads;
 use broker_process::tls::{self, PostQuantum, TlsMin, TlsPolicy};
 use broker_protocol::{AccessToken, AgentName, InstanceName, TokenKind};
 use clap::{Arg, ArgMatches, Command};
+use http::uri::Scheme;
 
-use crate::accept_file::AcceptFile;
 use crate::instance::DataFolder;
 
+pub use crate::proxy::{Exceptions, Proxies, Proxy, ProxyChoice, ProxyUrlError};
 pub use server_url::{ServerUrl, ServerUrlError};
 pub use table::{LOCAL_LISTEN, TABLE};
 
@@ -36,10 +38,6 @@ const DEFAULT_ACCEPT: &str = "accept.json";
 const MAX_BODY_LIMIT: usize = 16 << 20;
 /// Longest contact, in characters: it goes into every answer to a denied request.
 const MAX_CONTACT: usize = 200;
-/// How long a command that prints a credential may take.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long what it prints is good.
-const COMMAND_CACHE: Duration = Duration::from_secs(300);
 /// Paths of the local port that another path must not hide.
 const LOCAL_PATHS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
@@ -57,12 +55,16 @@ pub struct Config {
     pub rules: RuleSettings,
     /// What holds for one origin alone, by the origin's text as its rule writes it, unexpanded.
     pub origins: Origins,
-    /// Commands that print credentials, by the name under which rules use them.
-    pub commands: BTreeMap<String, CommandSettings>,
     /// How the server is dialled.
     pub tunnel: TunnelSettings,
     /// More authorities to trust for origins.
     pub origin_ca_cert: Option<PathBuf>,
+    /// More authorities to trust for everything: the server, origins, and proxies on the way.
+    pub extra_ca_certs: Option<PathBuf>,
+    /// The proxies on the way.
+    pub proxies: Proxies,
+    /// What holds for origins in their place.
+    pub origins_proxy: ProxyChoice,
     /// What holds for every origin that `origins` does not name.
     pub timeouts: Timeouts,
     /// Where health is told.
@@ -142,25 +144,14 @@ pub enum MissingVariables {
 pub type Origins = BTreeMap<String, OriginSettings>;
 
 /// What holds for one origin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OriginSettings {
     /// Whether `%2F` may stand in a path.
     pub encoded_slash: EncodedSlash,
     /// How long it may take.
     pub timeouts: Timeouts,
-}
-
-/// A command that prints a credential.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommandSettings {
-    /// The program; an absolute path.
-    pub program: PathBuf,
-    /// What it is called with.
-    pub arguments: Vec<String>,
-    /// How long it may take.
-    pub timeout: Duration,
-    /// How long what it prints is good.
-    pub cache: Duration,
+    /// The proxy on the way.
+    pub proxy: ProxyChoice,
 }
 
 /// What `%2F` in a path means to an origin.
@@ -195,6 +186,8 @@ pub struct TunnelSettings {
     pub post_quantum: PostQuantum,
     /// More authorities to trust for the server.
     pub ca_cert: Option<PathBuf>,
+    /// What holds for the server in place of the usual proxies.
+    pub proxy: ProxyChoice,
 }
 
 impl TunnelSettings {
@@ -308,9 +301,11 @@ impl Config {
         let rules = rule_settings(&settings);
         let timeouts = timeouts(&settings);
         let origins = origins(&settings, timeouts);
-        let commands = commands(&settings);
         let tunnel = tunnel(&settings, server.as_ref(), &mut warnings);
         let origin_ca_cert = authorities(&settings, &table::CA_CERT);
+        let extra_ca_certs = authorities(&settings, &table::EXTRA_CA_CERTS);
+        let proxies = proxies(&settings, &mut warnings);
+        let origins_proxy = proxy_choice(&settings, &table::ORIGINS_PROXY);
         let local_listen = settings.value(&LOCAL_LISTEN, listen_address);
         let healthcheck_path = settings.value(&table::HEALTHCHECK_PATH, local_path);
         let data = data_folder(&settings);
@@ -327,9 +322,11 @@ impl Config {
             accept,
             rules,
             origins,
-            commands,
             tunnel,
             origin_ca_cert,
+            extra_ca_certs,
+            proxies,
+            origins_proxy,
             timeouts,
             local_listen,
             healthcheck_path,
@@ -346,10 +343,46 @@ impl Config {
     /// What holds for the origin that a rule writes as `origin`.
     #[must_use]
     pub fn origin(&self, origin: &str) -> OriginSettings {
-        self.origins.get(origin).copied().unwrap_or(OriginSettings {
+        self.origins.get(origin).cloned().unwrap_or(OriginSettings {
             encoded_slash: EncodedSlash::default(),
             timeouts: self.timeouts,
+            proxy: ProxyChoice::default(),
         })
+    }
+
+    /// The proxy that leads to the server.
+    pub(crate) fn tunnel_proxy(&self) -> Option<&Proxy> {
+        let (host, port) = (self.server.host().to_str(), self.server.port());
+        let usual = || self.proxies.towards(self.server.is_tls(), &host, port);
+        self.tunnel.proxy.or_else(usual)
+    }
+
+    /// The files with more authorities to trust for the server.
+    pub(crate) fn tunnel_authorities(&self) -> Vec<PathBuf> {
+        let files = [&self.extra_ca_certs, &self.tunnel.ca_cert];
+        files.into_iter().flatten().cloned().collect()
+    }
+
+    /// The proxy that leads to an origin which `settings` are about.
+    pub(crate) fn origin_proxy<'c>(
+        &'c self,
+        settings: &'c OriginSettings,
+        origin: &Origin,
+    ) -> Option<&'c Proxy> {
+        let is_tls = *origin.scheme() == Scheme::HTTPS;
+        let port = origin.authority().port_u16();
+        let port = port.unwrap_or(if is_tls { 443 } else { 80 });
+        let usual = || {
+            self.proxies
+                .towards(is_tls, origin.authority().host(), port)
+        };
+        settings.proxy.or_else(|| self.origins_proxy.or_else(usual))
+    }
+
+    /// The files with more authorities to trust for origins.
+    pub(crate) fn origin_authorities(&self) -> Vec<PathBuf> {
+        let files = [&self.extra_ca_certs, &self.origin_ca_cert];
+        files.into_iter().flatten().cloned().collect()
     }
 }
 
@@ -422,8 +455,11 @@ fn accept(settings: &Settings<'_>, folder: &Path) -> Accept {
     let Some(path) = path else {
         return Accept::DenyAll;
     };
-    if let Err(error) = AcceptFile::read(&path) {
-        settings.refuse(&table::ACCEPT, error.to_string());
+    if let Err(error) = fs::read(&path) {
+        settings.refuse(
+            &table::ACCEPT,
+            format!("{}: the rules cannot be read: {error}", path.display()),
+        );
     }
     Accept::File(path)
 }
@@ -489,6 +525,7 @@ fn origins(settings: &Settings<'_>, timeouts: Timeouts) -> Origins {
             "connect-timeout",
             "first-byte-timeout",
             "idle-timeout",
+            "proxy",
         ]);
         let time = |name: &str| fields.get(name)?.read(positive_duration);
         let settings = OriginSettings {
@@ -501,47 +538,14 @@ fn origins(settings: &Settings<'_>, timeouts: Timeouts) -> Origins {
                 first_byte: time("first-byte-timeout").unwrap_or(timeouts.first_byte),
                 idle: time("idle-timeout").unwrap_or(timeouts.idle),
             },
+            proxy: fields
+                .get("proxy")
+                .and_then(|node| node.read(str::parse))
+                .unwrap_or_default(),
         };
         origins.insert(origin, settings);
     }
     origins
-}
-
-fn commands(settings: &Settings<'_>) -> BTreeMap<String, CommandSettings> {
-    let Some(section) = settings.section(&table::COMMANDS) else {
-        return BTreeMap::new();
-    };
-    let entries = section.entries().into_iter();
-    entries
-        .filter_map(|(name, node)| Some((name, command(&node)?)))
-        .collect()
-}
-
-fn command(node: &Node<'_>) -> Option<CommandSettings> {
-    let fields = node.fields(&["command", "timeout", "cache"]);
-    let Some(command) = fields.get("command") else {
-        node.problem("no command (write command: [/usr/bin/program, argument])");
-        return None;
-    };
-    let words = command.items();
-    let mut words = words.iter().map(Node::text);
-    let Some(program) = words.next().flatten().map(PathBuf::from) else {
-        command.problem("an empty list (write [/usr/bin/program, argument])");
-        return None;
-    };
-    if !program.is_absolute() {
-        command.problem("the program is no absolute path (write [/usr/bin/program, argument])");
-    }
-    let time = |name, default| match fields.get(name) {
-        Some(node) => node.read(positive_duration),
-        None => Some(default),
-    };
-    Some(CommandSettings {
-        program,
-        arguments: words.collect::<Option<_>>()?,
-        timeout: time("timeout", COMMAND_TIMEOUT)?,
-        cache: time("cache", COMMAND_CACHE)?,
-    })
 }
 
 fn encoded_slash(text: &str) -> Result<EncodedSlash, String> {
@@ -565,6 +569,7 @@ fn tunnel(
         tls_min: settings.value(&table::TUNNEL_TLS_MIN, str::parse),
         post_quantum: settings.value(&table::TUNNEL_POST_QUANTUM, str::parse),
         ca_cert: authorities(settings, &table::TUNNEL_CA_CERT),
+        proxy: proxy_choice(settings, &table::TUNNEL_PROXY),
     };
     let may_be_plain = settings.value(&table::TUNNEL_PLAINTEXT, boolean);
     if let Some(server) = server.filter(|server| !server.is_tls() && !server.is_loopback()) {
@@ -598,6 +603,33 @@ fn authorities(settings: &Settings<'_>, setting: &Setting) -> Option<PathBuf> {
         settings.refuse(setting, error);
     }
     Some(path)
+}
+
+fn proxies(settings: &Settings<'_>, warnings: &mut Vec<String>) -> Proxies {
+    let except = settings.optional(&table::NO_PROXY, |text| {
+        let (exceptions, unread) = Exceptions::parse(text);
+        let entries = unread.iter().map(|entry| shown(entry));
+        Ok::<_, Infallible>((exceptions, entries.collect::<Vec<_>>()))
+    });
+    let (except, unread) = except.unwrap_or_default();
+    if let Some(place) = settings
+        .place(&table::NO_PROXY)
+        .filter(|_| !unread.is_empty())
+    {
+        warnings.push(format!(
+            "{place}: {} is no name, address, network or `*`, and exempts nothing from the proxy",
+            unread.join(", ")
+        ));
+    }
+    Proxies {
+        http: settings.optional(&table::HTTP_PROXY, str::parse),
+        https: settings.optional(&table::HTTPS_PROXY, str::parse),
+        except,
+    }
+}
+
+fn proxy_choice(settings: &Settings<'_>, setting: &Setting) -> ProxyChoice {
+    settings.optional(setting, str::parse).unwrap_or_default()
 }
 
 fn data_folder(settings: &Settings<'_>) -> DataFolder {
@@ -643,26 +675,14 @@ fn local_path(text: &str) -> Result<String, String> {
 }
 
 /// Variables that another broker client reads and this one does not; silence would be taken for agreement.
-const UNUSED_VARIABLES: [(&str, &str); 9] = [
+const UNUSED_VARIABLES: [(&str, &str); 6] = [
     (
-        "HTTP_PROXY",
-        "proxies are not used yet: server and origins are dialled directly",
+        "ALL_PROXY",
+        "it is not used: name the proxy in HTTPS_PROXY and HTTP_PROXY",
     ),
     (
-        "HTTPS_PROXY",
-        "proxies are not used yet: server and origins are dialled directly",
-    ),
-    (
-        "http_proxy",
-        "proxies are not used yet: server and origins are dialled directly",
-    ),
-    (
-        "https_proxy",
-        "proxies are not used yet: server and origins are dialled directly",
-    ),
-    (
-        "NODE_EXTRA_CA_CERTS",
-        "it is not used: name the file in CA_CERT for origins, and in TUNNEL_CA_CERT for the server",
+        "all_proxy",
+        "it is not used: name the proxy in HTTPS_PROXY and HTTP_PROXY",
     ),
     ("HTTPS_CERT", "the local port does not speak TLS"),
     ("HTTPS_KEY", "the local port does not speak TLS"),

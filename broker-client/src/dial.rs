@@ -1,14 +1,12 @@
 //! Dialling the server: TCP, TLS, WebSocket, handshake.
 
-use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use broker_process::tls::{self, ClientRoots, TlsError};
 use broker_protocol::{
-    AgentHello, Counted, HandshakeError, SUBPROTOCOL, ServerHello, TUNNEL_PATH, WsStream,
-    prepare_socket, websocket_config,
+    AgentHello, Counted, ErrorCode, HandshakeError, SUBPROTOCOL, ServerHello, TUNNEL_PATH,
+    WsStream, prepare_socket, websocket_config,
 };
 use http::header::{
     CONNECTION, HOST, RETRY_AFTER, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
@@ -16,31 +14,29 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use rustls::AlertDescription;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use serde_json::Value;
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::{self, handshake::client::generate_key};
 
 use crate::config::{Config, ServerUrl};
+use crate::proxy::{ProxyError, ProxyWay};
+use crate::tcp::{self, Transport};
 
-/// A dial that takes longer has failed.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one of the server's addresses may take before the next is tried.
-const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long it may take to be connected to the server, by TCP or through a proxy.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long it may take from there to the tunnel: TLS and the upgrade.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest text of a refusal that is shown, in characters.
 const MAX_REFUSAL: usize = 300;
-
-/// What a tunnel runs over.
-pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 
 /// Knows how to reach the server.
 pub(crate) struct Dialer {
     server: ServerUrl,
     /// None for `ws://`.
     tls: Option<TlsConnector>,
+    /// None where the server is dialled directly.
+    proxy: Option<ProxyWay>,
     /// Of the upgrade request; the secret in it is marked sensitive.
     headers: HeaderMap,
 }
@@ -58,6 +54,8 @@ pub(crate) enum DialError {
         "{server} cannot be reached: {source} (is the address right, and may this host connect to it?)"
     )]
     Connect { server: String, source: io::Error },
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     #[error("TLS with {server} failed: {source}{}", tls_hint(.source))]
     Tls { server: String, source: io::Error },
     #[error("the server refused the tunnel: {status} {text}")]
@@ -65,6 +63,14 @@ pub(crate) enum DialError {
         status: StatusCode,
         text: String,
         retry_after: Option<Duration>,
+    },
+    #[error(
+        "{server} was asked for a WebSocket, and {reason} (is it the broker's agents listener? a proxy or firewall on \
+         the way that does not let WebSockets through must be told to)"
+    )]
+    NoUpgrade {
+        server: String,
+        reason: &'static str,
     },
     #[error(
         "{server} does not speak this protocol: {reason} (is it the broker's agents listener?)"
@@ -75,7 +81,10 @@ pub(crate) enum DialError {
         server: String,
         source: HandshakeError,
     },
-    #[error("no tunnel to {server} within {} s", DIAL_TIMEOUT.as_secs())]
+    #[error(
+        "{server} was reached and opened no tunnel within {} s (does something on the way hold TLS or WebSockets back?)",
+        UPGRADE_TIMEOUT.as_secs()
+    )]
     Timeout { server: String },
 }
 
@@ -85,21 +94,45 @@ impl DialError {
         match self {
             Self::Refused { retry_after, .. } => *retry_after,
             Self::Connect { .. }
+            | Self::Proxy(_)
             | Self::Tls { .. }
+            | Self::NoUpgrade { .. }
             | Self::Protocol { .. }
             | Self::Handshake { .. }
             | Self::Timeout { .. } => None,
         }
     }
+
+    /// For machines; never changes (docs/troubleshooting.md).
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } => "unreachable",
+            Self::Proxy(error) => error.code(),
+            Self::Tls { source, .. } => tls_code(source),
+            Self::Refused { .. } => "refused",
+            Self::NoUpgrade { .. } => "websocket-blocked",
+            Self::Protocol { .. } | Self::Handshake { .. } => "not-a-broker",
+            Self::Timeout { .. } => "no-answer",
+        }
+    }
+}
+
+fn tls_code(source: &io::Error) -> &'static str {
+    match rustls_cause(source) {
+        Some(rustls::Error::InvalidCertificate(_)) => "tls-untrusted",
+        Some(
+            rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)
+            | rustls::Error::PeerIncompatible(_),
+        ) => "tls-version",
+        _ => "tls",
+    }
 }
 
 fn tls_hint(source: &io::Error) -> &'static str {
-    let cause = source
-        .get_ref()
-        .and_then(|cause| cause.downcast_ref::<rustls::Error>());
-    match cause {
+    match rustls_cause(source) {
         Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
-            " (a certificate authority that this agent does not trust: set TUNNEL_CA_CERT to its PEM file)"
+            " (a certificate authority that this agent does not trust: set TUNNEL_CA_CERT, or NODE_EXTRA_CA_CERTS, to \
+             its PEM file)"
         }
         Some(rustls::Error::InvalidCertificate(_)) => {
             " (the server's certificate is not good for this address)"
@@ -108,22 +141,31 @@ fn tls_hint(source: &io::Error) -> &'static str {
             rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)
             | rustls::Error::PeerIncompatible(_),
         ) => {
-            " (the server speaks no version of TLS that tunnel.tls-min allows: enable TLS 1.3 there, or set it to 1.2)"
+            " (the server, or a proxy that opens TLS on the way, speaks no version of it that tunnel.tls-min allows: \
+             enable TLS 1.3 there, or set it to 1.2)"
         }
         _ => "",
     }
 }
 
+fn rustls_cause(source: &io::Error) -> Option<&rustls::Error> {
+    source.get_ref()?.downcast_ref()
+}
+
 impl Dialer {
     /// Loads what TLS needs and prepares the handshake.
     pub(crate) fn new(config: &Config, hello: &AgentHello) -> Result<Self, TlsError> {
+        let authorities = config.tunnel_authorities();
         let tls = if config.server.is_tls() {
-            let extra: Vec<_> = config.tunnel.ca_cert.iter().cloned().collect();
-            let roots = ClientRoots::load(&extra)?;
+            let roots = ClientRoots::load(&authorities)?;
             Some(tls::client_config(&roots, config.tunnel.tls_policy(), &[b"http/1.1"])?.into())
         } else {
             None
         };
+        let proxy = config
+            .tunnel_proxy()
+            .map(|proxy| ProxyWay::new(proxy.clone(), &authorities, prepare_socket))
+            .transpose()?;
         let mut headers = HeaderMap::new();
         hello
             .write(&mut headers)
@@ -131,23 +173,50 @@ impl Dialer {
         Ok(Self {
             server: config.server.clone(),
             tls,
+            proxy,
             headers,
         })
     }
 
     /// Opens one tunnel.
     pub(crate) async fn dial(&self) -> Result<Dialled, DialError> {
-        let dialled = tokio::time::timeout(DIAL_TIMEOUT, self.connect_and_shake_hands()).await;
-        dialled.unwrap_or_else(|_| {
+        let connection = self.connect().await?;
+        let opened = tokio::time::timeout(UPGRADE_TIMEOUT, self.open(connection)).await;
+        opened.unwrap_or_else(|_| {
             Err(DialError::Timeout {
                 server: self.server.to_string(),
             })
         })
     }
 
-    async fn connect_and_shake_hands(&self) -> Result<Dialled, DialError> {
-        let transport = self.connect().await?;
+    /// A connection to the server's port.
+    async fn connect(&self) -> Result<Box<dyn Transport>, DialError> {
+        if let Some(proxy) = &self.proxy {
+            let server = self.server.host_and_port();
+            return Ok(proxy.reach_through(&server, CONNECT_TIMEOUT).await?);
+        }
+        let host = self.server.host().to_str();
+        let connected = tcp::connect(&host, self.server.port(), prepare_socket);
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, connected).await;
+        match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(tcp) => Ok(Box::new(tcp)),
+            Err(source) => Err(DialError::Connect {
+                server: self.server.to_string(),
+                source,
+            }),
+        }
+    }
+
+    /// TLS and the upgrade.
+    async fn open(&self, connection: Box<dyn Transport>) -> Result<Dialled, DialError> {
         let server = self.server.to_string();
+        let transport: Box<dyn Transport> = match &self.tls {
+            None => connection,
+            Some(tls) => match tls.connect(self.server.host().clone(), connection).await {
+                Ok(tls) => Box::new(tls),
+                Err(source) => return Err(DialError::Tls { server, source }),
+            },
+        };
         let config = Some(websocket_config());
         let shaken =
             client_async_with_config(self.upgrade_request(), Counted::new(transport), config).await;
@@ -158,30 +227,6 @@ impl Dialer {
             stream: WsStream::client(ws),
             server: hello,
         })
-    }
-
-    async fn connect(&self) -> Result<Box<dyn Transport>, DialError> {
-        let server = || self.server.to_string();
-        let failed = |source| DialError::Connect {
-            server: server(),
-            source,
-        };
-        let tcp = self.connect_tcp().await.map_err(failed)?;
-        prepare_socket(&tcp).map_err(failed)?;
-        let Some(tls) = &self.tls else {
-            return Ok(Box::new(tcp));
-        };
-        let tls = tls.connect(self.server.host().clone(), tcp).await;
-        Ok(Box::new(tls.map_err(|source| DialError::Tls {
-            server: server(),
-            source,
-        })?))
-    }
-
-    async fn connect_tcp(&self) -> io::Result<TcpStream> {
-        let host = self.server.host().to_str();
-        let addresses = tokio::net::lookup_host((&*host, self.server.port())).await?;
-        first_that_answers(addresses, TcpStream::connect).await
     }
 
     fn upgrade_request(&self) -> Request<()> {
@@ -211,31 +256,9 @@ impl Dialer {
     }
 }
 
-/// Tries a name's addresses in turn; one that does not answer must not hide the others.
-async fn first_that_answers<T, F>(
-    addresses: impl Iterator<Item = SocketAddr>,
-    connect: impl Fn(SocketAddr) -> F,
-) -> io::Result<T>
-where
-    F: Future<Output = io::Result<T>>,
-{
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in addresses {
-        match tokio::time::timeout(ADDRESS_TIMEOUT, connect(address)).await {
-            Ok(Ok(connected)) => return Ok(connected),
-            Ok(Err(error)) => failure = error,
-            Err(_) => {
-                let text = format!("{address} does not answer");
-                failure = io::Error::new(io::ErrorKind::TimedOut, text);
-            }
-        }
-    }
-    Err(failure)
-}
-
 fn refusal(server: String, error: tungstenite::Error) -> DialError {
     match error {
-        tungstenite::Error::Http(response) => refused(&response),
+        tungstenite::Error::Http(response) => refused(server, &response),
         tungstenite::Error::Io(source) => DialError::Connect { server, source },
         error => DialError::Protocol {
             server,
@@ -244,14 +267,26 @@ fn refusal(server: String, error: tungstenite::Error) -> DialError {
     }
 }
 
-fn refused(response: &Response<Option<Vec<u8>>>) -> DialError {
+fn refused(server: String, response: &Response<Option<Vec<u8>>>) -> DialError {
+    let status = response.status();
+    if status.is_success() || status.is_redirection() {
+        let reason = "an ordinary answer came instead";
+        return DialError::NoUpgrade { server, reason };
+    }
+    let body = response.body().as_deref().unwrap_or_default();
+    let problem: Value = serde_json::from_slice(body).unwrap_or_default();
+    // Ours is a good request: the server finds fault with what something on the way has made of it.
+    if problem.get("code").and_then(Value::as_str) == Some(ErrorCode::BadRequest.as_str()) {
+        let reason = "got a request without its upgrade, which something on the way has removed";
+        return DialError::NoUpgrade { server, reason };
+    }
     let retry_after = response
         .headers()
         .get(RETRY_AFTER)
         .and_then(|value| value.to_str().ok());
     DialError::Refused {
-        status: response.status(),
-        text: refusal_text(response.body().as_deref().unwrap_or_default()),
+        status,
+        text: refusal_text(&problem),
         retry_after: retry_after
             .and_then(|seconds| seconds.parse().ok())
             .map(Duration::from_secs),
@@ -259,9 +294,8 @@ fn refused(response: &Response<Option<Vec<u8>>>) -> DialError {
 }
 
 /// What a problem document says, or nothing: the body of something else is of no use in a log.
-fn refusal_text(body: &[u8]) -> String {
-    let problem: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    let member = |name| problem.get(name).and_then(serde_json::Value::as_str);
+fn refusal_text(problem: &Value) -> String {
+    let member = |name| problem.get(name).and_then(Value::as_str);
     let text = [member("code"), member("detail").or_else(|| member("title"))];
     let text = text.into_iter().flatten().collect::<Vec<_>>().join(": ");
     text.chars()
@@ -272,61 +306,56 @@ fn refusal_text(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
 
-    const SILENT: u16 = 1;
-    const REFUSING: u16 = 2;
-    const ANSWERING: u16 = 3;
-
-    /// Tries addresses with these ports, and gives the port that answered.
-    async fn try_ports(ports: &[u16]) -> io::Result<u16> {
-        let addresses = ports.iter().map(|port| ([127, 0, 0, 1], *port).into());
-        let connect = async |address: SocketAddr| match address.port() {
-            SILENT => std::future::pending().await,
-            REFUSING => Err(io::ErrorKind::ConnectionRefused.into()),
-            port => Ok(port),
-        };
-        first_that_answers(addresses, connect).await
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_address_that_does_not_answer_or_refuses_hides_no_other() {
-        let begun = Instant::now();
-        let answered = try_ports(&[REFUSING, SILENT, ANSWERING, SILENT]).await;
-        assert_eq!(answered.unwrap(), ANSWERING);
-        assert_eq!(begun.elapsed(), ADDRESS_TIMEOUT);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn where_no_address_answers_the_last_failure_is_told() {
-        let silent = try_ports(&[REFUSING, SILENT]).await.unwrap_err();
-        assert_eq!(silent.to_string(), "127.0.0.1:1 does not answer");
-        let refused = try_ports(&[SILENT, REFUSING]).await.unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
-        let none = try_ports(&[]).await.unwrap_err();
-        assert_eq!(none.to_string(), "the name has no address");
+    fn answered(status: u16, body: &[u8]) -> DialError {
+        let response = Response::builder()
+            .status(status)
+            .header(RETRY_AFTER, "7")
+            .body(Some(body.to_vec()))
+            .expect("a response");
+        refused("https://broker.example".into(), &response)
     }
 
     #[test]
     fn a_refusal_shows_the_problem_and_nothing_of_other_bodies() {
-        let body = br#"{"code":"unauthenticated","detail":"not admitted\u001b[31m"}"#;
-        assert_eq!(refusal_text(body), "unauthenticated: not admitted[31m");
-        assert_eq!(refusal_text(b"<html>"), "");
-        assert_eq!(refusal_text(&[0xff; 9]), "");
+        for (body, text) in [
+            (
+                &br#"{"code":"unauthenticated","detail":"not admitted\u001b[31m"}"#[..],
+                "unauthenticated: not admitted[31m",
+            ),
+            (b"<html>", ""),
+            (&[0xff; 9], ""),
+        ] {
+            let error = answered(401, body).to_string();
+            assert_eq!(
+                error,
+                format!("the server refused the tunnel: 401 Unauthorized {text}")
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_no_upgrade_says_that_something_is_in_the_way() {
+        for (status, body, expected) in [
+            (200, &b"<html>"[..], "an ordinary answer came instead"),
+            (302, b"", "an ordinary answer came instead"),
+            (
+                400,
+                br#"{"code":"bad-request"}"#,
+                "something on the way has removed",
+            ),
+        ] {
+            let error = answered(status, body);
+            assert_eq!(error.code(), "websocket-blocked");
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+        assert_eq!(answered(400, b"<html>").code(), "refused");
     }
 
     #[test]
     fn retry_after_is_read_from_a_refusal() {
-        let response = Response::builder()
-            .status(503)
-            .header(RETRY_AFTER, "7")
-            .body(None)
-            .expect("a response");
-        assert_eq!(
-            refused(&response).retry_after(),
-            Some(Duration::from_secs(7))
-        );
+        let error = answered(503, b"");
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
     }
 }

@@ -19,10 +19,12 @@ mod judged_body;
 mod local;
 mod location;
 mod origin;
+mod proxy;
 pub mod reload;
 mod rules;
 pub mod rules_command;
 pub mod status;
+mod tcp;
 mod upload;
 
 pub use agent::{Agent, AgentError};

@@ -1,11 +1,9 @@
 //! HTTP towards origins. What is sent is a [`Recorded<Allowed>`], byte for byte as it was judged.
 
-use std::future::Future;
+mod connector;
+
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use accept_rules::{Allowed, Origin};
@@ -13,31 +11,22 @@ use broker_protocol::{ErrorCode, MAX_STREAMS, hop};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body;
 use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::client::legacy::{self as client, Client};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
-use tower_service::Service;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::audit::{Outcome, OutcomeSlot, Recorded};
 use crate::credential::Unavailable;
+use crate::proxy::{Proxy, ProxyError, ProxyWay};
 use crate::rules::Route;
 use crate::upload::UploadBody;
+pub(crate) use connector::prepare_socket as prepare_origin_socket;
+use connector::{Connector, KEEP_ALIVE, KEEP_ALIVE_ANSWER, Used};
 
 /// Idle connections are closed well before origins close them: nginx does after 75 s, others after 20.
 const IDLE: Duration = Duration::from_secs(15);
-/// How long a connection may be silent before its origin is asked whether it is still there: a watch may wait for
-/// ever, and an origin that vanished says nothing.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// How long it may take to say so.
-const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
-/// How often TCP asks again before it gives the connection up.
-const TCP_KEEP_ALIVE_TRIES: u32 = 3;
 /// An HTTP/2 origin's window for each stream, in bytes, as in the tunnel.
 const H2_STREAM_WINDOW: u32 = 256 * 1024;
 /// All streams' together, in bytes: what those of two tunnels, the default, can fill. Were it less, callers that stop
@@ -80,11 +69,50 @@ impl OriginError {
 
 /// One origin's HTTP client: its own connections, shared by all rules that name it.
 #[derive(Clone)]
-pub(crate) struct OriginClient(Client<Connector, UploadBody>);
+pub(crate) struct OriginClient {
+    http: Client<Connector, UploadBody>,
+    /// The proxy that reads the requests, where one does.
+    reader: Option<Proxy>,
+}
 
 impl OriginClient {
-    pub(crate) fn new(tls: Option<Arc<rustls::ClientConfig>>, connect_timeout: Duration) -> Self {
-        Self(settings().build(Connector::new(tls, connect_timeout)))
+    /// `tls` is for an `https://` origin, `None` for the others. To those a proxy is no mere way: it gets the request,
+    /// as every HTTP client does it and as proxies expect it (RFC 9112 §3.2.2); most refuse CONNECT to such ports. The
+    /// target's bytes are the judged ones there too.
+    pub(crate) fn new(
+        tls: Option<Arc<rustls::ClientConfig>>,
+        proxy: Option<ProxyWay>,
+        connect_timeout: Duration,
+    ) -> Self {
+        let reader = proxy.as_ref().filter(|_| tls.is_none());
+        Self {
+            reader: reader.map(|way| way.proxy.clone()),
+            http: settings().build(Connector::new(tls, proxy, connect_timeout)),
+        }
+    }
+
+    async fn request(
+        &self,
+        mut request: Request<UploadBody>,
+    ) -> Result<Response<Incoming>, client::Error> {
+        if let Some(proxy) = &self.reader {
+            proxy.inject(request.headers_mut());
+        }
+        self.http.request(request).await
+    }
+
+    /// An answer, unless it is the proxy's own (RFC 9110 §15.5.8).
+    fn unless_of_proxy(
+        &self,
+        answer: Response<Incoming>,
+    ) -> Result<Response<Incoming>, OriginError> {
+        match &self.reader {
+            Some(proxy) if answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                let error = ProxyError::credentials_wanted(proxy, answer.headers());
+                Err(OriginError::Unreachable(error.to_string()))
+            }
+            _ => Ok(answer),
+        }
     }
 }
 
@@ -104,17 +132,6 @@ fn settings() -> client::Builder {
         .http2_keep_alive_timeout(KEEP_ALIVE_ANSWER)
         .http2_keep_alive_while_idle(true);
     settings
-}
-
-/// A client that only ever sees `http://` origins trusts nobody.
-fn no_tls() -> Arc<rustls::ClientConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the default provider speaks the default versions")
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    Arc::new(config)
 }
 
 /// A request on its way to the origin: allowed, recorded, and not sent yet.
@@ -151,18 +168,16 @@ impl Outgoing {
         self.body.take()
     }
 
-    /// Puts the rule's credential in, and takes out what would act beside it or against the decision.
-    pub(crate) async fn inject(
+    /// Puts the rule's credential in, and takes out what would act beside it.
+    pub(crate) fn inject(
         &mut self,
         route: &Route,
         outcome: &mut Outcome,
     ) -> Result<(), OriginError> {
-        let removed = hop::remove_overrides(&mut self.headers, &route.kept_headers);
-        outcome.removed_request_headers.extend(removed);
         let Some(credential) = &route.credential else {
             return Ok(());
         };
-        let version = credential.now().await.map_err(OriginError::NoCredential)?;
+        let version = credential.now().map_err(OriginError::NoCredential)?;
         let removed = hop::remove_beside_credential(&mut self.headers, &route.kept_headers);
         outcome.removed_request_headers.extend(removed);
         version.inject(&mut self.headers);
@@ -186,18 +201,20 @@ impl Outgoing {
         // RFC 9110 §9.2.2: safe, and there is nothing of a body that would have to be kept.
         let again = (body.is_end_stream() && matches!(method, Method::GET | Method::HEAD))
             .then(|| (uri.clone(), method.clone(), headers.clone()));
-        let first = client.0.request(request(uri, method, headers, body)).await;
+        let first = client.request(request(uri, method, headers, body)).await;
         let result = match (first, again) {
             (Err(error), Some((uri, method, headers))) if closed_while_reused(&error) => {
                 outcome.retried = true;
                 client
-                    .0
                     .request(request(uri, method, headers, UploadBody::empty()))
                     .await
             }
             (first, _) => first,
         };
-        result.map_err(|error| classify(&error)).and_then(accept)
+        result
+            .map_err(|error| classify(&error))
+            .and_then(|answer| client.unless_of_proxy(answer))
+            .and_then(accept)
     }
 }
 
@@ -232,7 +249,7 @@ fn request<B: Body>(uri: Uri, method: Method, mut headers: HeaderMap, body: B) -
 /// Marks the connection as used, and refuses an answer that nobody asked for or that the tunnel would not take.
 fn accept(response: Response<Incoming>) -> Result<Response<Incoming>, OriginError> {
     if let Some(used) = response.extensions().get::<Used>() {
-        used.0.store(true, Ordering::Relaxed);
+        used.note();
     }
     if response.status().is_informational() {
         return Err(OriginError::Protocol(
@@ -260,9 +277,7 @@ fn closed_while_reused(error: &hyper_util::client::legacy::Error) -> bool {
     let was_used = error.connect_info().is_some_and(|info| {
         let mut extensions = http::Extensions::new();
         info.get_extras(&mut extensions);
-        extensions
-            .get::<Used>()
-            .is_some_and(|used| used.0.load(Ordering::Relaxed))
+        extensions.get::<Used>().is_some_and(Used::is_noted)
     });
     was_used
         && hyper_cause(error).is_some_and(|error| {
@@ -309,111 +324,6 @@ fn causes<'e>(
     std::iter::successors(Some(error), |error| error.source())
 }
 
-/// Connects within a time limit, TLS included, and keeps a note of which connections have served.
-#[derive(Clone)]
-struct Connector {
-    inner: HttpsConnector<HttpConnector>,
-    timeout: Duration,
-}
-
-/// Whether a connection has already answered a request.
-#[derive(Clone, Default)]
-struct Used(Arc<AtomicBool>);
-
-impl Connector {
-    fn new(tls: Option<Arc<rustls::ClientConfig>>, timeout: Duration) -> Self {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(timeout));
-        tcp.set_keepalive(Some(KEEP_ALIVE));
-        tcp.set_keepalive_interval(Some(KEEP_ALIVE_ANSWER));
-        tcp.set_keepalive_retries(Some(TCP_KEEP_ALIVE_TRIES));
-        let tls = tls.unwrap_or_else(no_tls);
-        let https = HttpsConnectorBuilder::new()
-            .with_tls_config((*tls).clone())
-            .https_or_http();
-        let inner = https.enable_http1().enable_http2().wrap_connector(tcp);
-        Self { inner, timeout }
-    }
-}
-
-impl Service<Uri> for Connector {
-    type Response = OriginConnection;
-    type Error = Box<dyn std::error::Error + Send + Sync>;
-    type Future = Pin<Box<dyn Future<Output = Result<OriginConnection, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let timeout = self.timeout;
-        let connecting = self.inner.call(uri);
-        Box::pin(async move {
-            match tokio::time::timeout(timeout, connecting).await {
-                Ok(connected) => Ok(OriginConnection {
-                    io: connected?,
-                    used: Used::default(),
-                }),
-                Err(_) => Err(format!("not connected within {timeout:?}").into()),
-            }
-        })
-    }
-}
-
-/// A connection to an origin.
-struct OriginConnection {
-    io: MaybeHttpsStream<TokioIo<TcpStream>>,
-    used: Used,
-}
-
-impl Connection for OriginConnection {
-    fn connected(&self) -> Connected {
-        self.io.connected().extra(self.used.clone())
-    }
-}
-
-impl Read for OriginConnection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl Write for OriginConnection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
@@ -425,7 +335,7 @@ mod tests {
     use http_body_util::{BodyExt as _, Full, StreamBody};
     use hyper::server::conn::{http1, http2};
     use hyper::service::service_fn;
-    use socket2::SockRef;
+    use hyper_util::rt::TokioIo;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -442,7 +352,7 @@ mod tests {
         let (listener, uri) = listen().await;
         let client = settings()
             .http2_only(true)
-            .build(Connector::new(None, KEEP_ALIVE));
+            .build(Connector::new(None, None, KEEP_ALIVE));
         let request = request(uri, Method::GET, HeaderMap::new(), UploadBody::empty());
         let answer = client.request(request);
         let mut answer = std::pin::pin!(answer);
@@ -470,25 +380,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tcp_asks_after_an_origin_that_is_silent() {
-        let (_listener, uri) = listen().await;
-
-        let connection = Connector::new(None, KEEP_ALIVE).call(uri).await.unwrap();
-
-        let MaybeHttpsStream::Http(tcp) = &connection.io else {
-            panic!("no TLS was asked for");
-        };
-        let socket = SockRef::from(tcp.inner());
-        assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEP_ALIVE);
-        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEP_ALIVE_ANSWER);
-        assert_eq!(
-            socket.tcp_keepalive_retries().unwrap(),
-            TCP_KEEP_ALIVE_TRIES
-        );
-    }
-
-    #[tokio::test]
     async fn a_body_of_unknown_length_is_sent_whatever_the_method() {
         for (is_http2, method) in [
             (false, Method::GET),
@@ -500,7 +391,7 @@ mod tests {
             let (listener, uri) = listen().await;
             let client = settings()
                 .http2_only(is_http2)
-                .build(Connector::new(None, KEEP_ALIVE));
+                .build(Connector::new(None, None, KEEP_ALIVE));
             let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from("body")))];
             let body = StreamBody::new(stream::iter(frames));
             let request = request(uri, method.clone(), HeaderMap::new(), body);

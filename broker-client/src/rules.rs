@@ -16,7 +16,8 @@ use http::uri::{Authority, Scheme};
 use crate::accept_file::AcceptFile;
 use crate::config::{self, Accept, Config, MissingVariables, Origins, Timeouts};
 use crate::credential::{Credential, CredentialError, Sources};
-use crate::origin::OriginClient;
+use crate::origin::{OriginClient, prepare_origin_socket};
+use crate::proxy::{Proxy, ProxyWay};
 
 /// Origins may be old; the tunnel may not.
 const ORIGIN_TLS: TlsPolicy = TlsPolicy {
@@ -141,7 +142,7 @@ impl Rules {
                 set: RuleSet::deny_all(),
                 routes: Vec::new(),
                 clients: Clients::default(),
-                sources: Sources::new(config.environment.clone(), &config.commands),
+                sources: Sources::new(config.environment.clone()),
                 source: None,
                 public_rules: 0,
                 warnings: vec!["no accept file: every request is denied (set ACCEPT)".into()],
@@ -164,7 +165,7 @@ impl Rules {
         let mut problems = unused_origins(&config.origins, set.rules());
         let sources = match previous {
             Some(rules) => rules.sources.clone(),
-            None => Sources::new(config.environment.clone(), &config.commands),
+            None => Sources::new(config.environment.clone()),
         };
         let mut resolver = Resolver::new(config, &sources, previous.map(|rules| &rules.clients));
         let (routes, turned_off) = resolver.routes(&set, &mut problems);
@@ -247,11 +248,11 @@ fn origin_key<'o>(origins: &'o Origins, origin: &str) -> Option<&'o String> {
     origins.keys().find(|key| *split_userinfo(key).1 == *origin)
 }
 
-/// HTTP towards origins: one client for each origin and connect time-out.
+/// HTTP towards origins: one client for each origin, proxy and connect time-out.
 #[derive(Default)]
 struct Clients {
     tls: Option<Arc<rustls::ClientConfig>>,
-    by_origin: HashMap<(Scheme, Authority, Duration), OriginClient>,
+    by_origin: HashMap<(Scheme, Authority, Option<Proxy>, Duration), OriginClient>,
 }
 
 /// Why it cannot be said where a rule leads.
@@ -348,7 +349,9 @@ impl<'r> Resolver<'r> {
         let credential = credential.transpose().map_err(failed("auth"))?;
         let timeouts = timeouts(self.config, template.as_str(), rule);
         let kept_headers = kept_headers(rule)?;
-        let client = self.client(&origin, timeouts)?;
+        let settings = origin_settings(self.config, template.as_str());
+        let proxy = self.config.origin_proxy(&settings, &origin);
+        let client = self.client(&origin, proxy, timeouts)?;
         Ok(Route {
             origin,
             credential,
@@ -358,10 +361,16 @@ impl<'r> Resolver<'r> {
         })
     }
 
-    fn client(&mut self, origin: &Origin, timeouts: Timeouts) -> Result<OriginClient, String> {
+    fn client(
+        &mut self,
+        origin: &Origin,
+        proxy: Option<&Proxy>,
+        timeouts: Timeouts,
+    ) -> Result<OriginClient, String> {
         let key = (
             origin.scheme().clone(),
             origin.authority().clone(),
+            proxy.cloned(),
             timeouts.connect,
         );
         if let Some(client) = self.clients.by_origin.get(&key) {
@@ -372,21 +381,29 @@ impl<'r> Resolver<'r> {
             .and_then(|clients| clients.by_origin.get(&key));
         let client = match previous {
             Some(client) => client.clone(),
-            None if key.0 == Scheme::HTTPS => {
-                OriginClient::new(Some(self.tls()?), timeouts.connect)
+            None => {
+                let is_tls = *origin.scheme() == Scheme::HTTPS;
+                let tls = is_tls.then(|| self.tls()).transpose()?;
+                let way = proxy.map(|proxy| self.way_through(proxy)).transpose()?;
+                OriginClient::new(tls, way, timeouts.connect)
             }
-            None => OriginClient::new(None, timeouts.connect),
         };
         self.clients.by_origin.insert(key, client.clone());
         Ok(client)
+    }
+
+    fn way_through(&self, proxy: &Proxy) -> Result<ProxyWay, String> {
+        let authorities = self.config.origin_authorities();
+        ProxyWay::new(proxy.clone(), &authorities, prepare_origin_socket)
+            .map_err(|error| error.to_string())
     }
 
     fn tls(&mut self) -> Result<Arc<rustls::ClientConfig>, String> {
         if let Some(tls) = &self.clients.tls {
             return Ok(Arc::clone(tls));
         }
-        let extra: Vec<PathBuf> = self.config.origin_ca_cert.iter().cloned().collect();
-        let roots = ClientRoots::load(&extra).map_err(|error| error.to_string())?;
+        let authorities = self.config.origin_authorities();
+        let roots = ClientRoots::load(&authorities).map_err(|error| error.to_string())?;
         let tls = tls::client_config(&roots, ORIGIN_TLS, &[]).map_err(|error| error.to_string())?;
         self.clients.tls = Some(Arc::clone(&tls));
         Ok(tls)

@@ -59,7 +59,7 @@ pub struct Tunnel {
     #[serde(flatten)]
     pub state: TunnelState,
     /// Why the last attempt failed or the last tunnel ended.
-    pub last_error: Option<Noted>,
+    pub last_error: Option<NotedFailure>,
 }
 
 /// What one tunnel is doing. Times are RFC 3339, UTC.
@@ -100,6 +100,26 @@ pub struct Noted {
     /// RFC 3339, UTC.
     pub time: String,
     /// What happened.
+    pub text: String,
+}
+
+/// Why there is no tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelFailure {
+    /// For machines; never changes.
+    pub code: &'static str,
+    /// What is wrong, and what can be done about it.
+    pub text: String,
+}
+
+/// Why there was no tunnel, and when that was noted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotedFailure {
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// For machines; never changes.
+    pub code: String,
+    /// What is wrong, and what can be done about it.
     pub text: String,
 }
 
@@ -225,7 +245,7 @@ impl StatusBoard {
         &self,
         slot: usize,
         attempt: u32,
-        last_error: Option<&str>,
+        last_error: Option<&TunnelFailure>,
         next: Option<SystemTime>,
     ) {
         self.tunnel(slot, last_error, |_| TunnelState::Dialling {
@@ -243,7 +263,7 @@ impl StatusBoard {
     }
 
     /// The tunnel at `slot` is down; `reason` is `None` where the agent itself wanted that.
-    pub fn tunnel_closed(&self, slot: usize, reason: Option<&str>) {
+    pub fn tunnel_closed(&self, slot: usize, reason: Option<&TunnelFailure>) {
         self.tunnel(slot, reason, |now| TunnelState::Closed { since: now });
     }
 
@@ -367,7 +387,7 @@ impl StatusBoard {
     fn tunnel(
         &self,
         slot: usize,
-        error: Option<&str>,
+        error: Option<&TunnelFailure>,
         to_state: impl FnOnce(String) -> TunnelState,
     ) {
         let now = SystemTime::now();
@@ -378,7 +398,11 @@ impl StatusBoard {
         };
         tunnel.state = to_state(rfc3339(now));
         if let Some(error) = error {
-            tunnel.last_error = Some(noted(now, error));
+            tunnel.last_error = Some(NotedFailure {
+                time: rfc3339(now),
+                code: error.code.to_owned(),
+                text: printable(&error.text),
+            });
         }
         let is_up = |tunnel: &&Tunnel| matches!(tunnel.state, TunnelState::Connected { .. });
         self.connected
@@ -447,7 +471,12 @@ impl fmt::Display for StatusSnapshot {
                 row(
                     f,
                     "",
-                    &format!("last error {}: {}", self.ago(&error.time), error.text),
+                    &format!(
+                        "last error {} ({}): {}",
+                        self.ago(&error.time),
+                        error.code,
+                        error.text
+                    ),
                 )?;
             }
         }
@@ -612,6 +641,13 @@ pub(crate) mod tests {
         StatusBoard::new(about, vec![server.clone(), server], Arc::new(audit))
     }
 
+    fn failure(text: &str) -> TunnelFailure {
+        TunnelFailure {
+            code: "unreachable",
+            text: text.to_owned(),
+        }
+    }
+
     #[test]
     fn only_connected_tunnels_count() {
         let board = board();
@@ -620,16 +656,22 @@ pub(crate) mod tests {
         board.tunnel_connected(1, "n2");
         assert_eq!(board.connected_tunnels(), 2);
         board.tunnel_dialling(0, 1, None, None);
-        board.tunnel_closed(1, Some("lost"));
+        board.tunnel_closed(1, Some(&failure("lost")));
         assert_eq!(board.connected_tunnels(), 0);
     }
 
     #[test]
     fn the_last_error_stays_when_the_tunnel_is_up_again() {
         let board = board();
-        board.tunnel_dialling(0, 3, Some("connection refused"), Some(SystemTime::now()));
+        board.tunnel_dialling(
+            0,
+            3,
+            Some(&failure("connection refused")),
+            Some(SystemTime::now()),
+        );
         board.tunnel_connected(0, "n1");
         let error = board.snapshot().tunnels[0].last_error.clone().unwrap();
+        assert_eq!(error.code, "unreachable");
         assert_eq!(error.text, "connection refused");
     }
 
@@ -705,9 +747,9 @@ pub(crate) mod tests {
     #[test]
     fn people_see_aligned_rows() {
         let board = board();
-        board.tunnel_dialling(1, 2, Some("connection refused"), None);
-        board.warn("HTTPS_PROXY is set and not used yet");
-        board.warn("HTTPS_PROXY is set and not used yet");
+        board.tunnel_dialling(1, 2, Some(&failure("connection refused")), None);
+        board.warn("ALL_PROXY is set and not used");
+        board.warn("ALL_PROXY is set and not used");
         let mut snapshot = board.snapshot();
         snapshot.time = "2026-11-24T12:00:05.000Z".to_owned();
         let then = "2026-11-24T12:00:00.000Z".to_owned();
@@ -736,12 +778,12 @@ pub(crate) mod tests {
 agent        sonarqube  (instance default, version 0.1.0, run 3f0c5ac0-5a43-4b07-9cb1-0b8a1e2f6f10)
 tunnel 1     https://broker.example  connected to node n1 since 2026-11-24T12:00:00.000Z (5s ago)
 tunnel 2     https://broker.example  dialling, attempt 2
-             last error 5s ago: connection refused
+             last error 5s ago (unreachable): connection refused
 accept file  none: denies everything
 credential   file /run/a, the same since 2026-11-24T12:00:00.000Z (5s ago)
 credential   file /run/b UNAVAILABLE since 2026-11-24T12:00:00.000Z (5s ago), requests that need it are refused: is empty
 audit log    /data/default/audit.jsonl, last line 0
-warning      HTTPS_PROXY is set and not used yet
+warning      ALL_PROXY is set and not used
 denials      the last 1, newest first
   2026-11-24T12:00:00.000Z  r1  GET  /secret  no-match
     nearest is private[0] GET /public: segment 1 \"secret\" is not \"public\"

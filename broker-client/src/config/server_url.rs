@@ -40,14 +40,23 @@ impl ServerUrl {
     /// Host and port, for the `Host` header and for an operator's eyes: `broker.example`, `[::1]:8443`.
     #[must_use]
     pub fn authority(&self) -> String {
-        let host = match self.ip() {
+        if self.port == default_port(self.is_tls) {
+            self.bracketed_host()
+        } else {
+            self.host_and_port()
+        }
+    }
+
+    /// The same with its port in any case, for a CONNECT request: `broker.example:443`.
+    #[must_use]
+    pub fn host_and_port(&self) -> String {
+        format!("{}:{}", self.bracketed_host(), self.port)
+    }
+
+    fn bracketed_host(&self) -> String {
+        match self.ip() {
             Some(IpAddr::V6(ip)) => format!("[{ip}]"),
             _ => self.host.to_str().into_owned(),
-        };
-        if self.port == default_port(self.is_tls) {
-            host
-        } else {
-            format!("{host}:{}", self.port)
         }
     }
 
@@ -162,9 +171,17 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_is_the_schemes_own_is_left_out_where_it_may_be() {
+        let url = url("https://broker.example");
+        assert_eq!(url.authority(), "broker.example");
+        assert_eq!(url.host_and_port(), "broker.example:443");
+    }
+
+    #[test]
     fn an_ipv6_address_keeps_its_brackets_in_the_authority_alone() {
         let url = url("wss://[::1]:8443");
         assert_eq!(url.authority(), "[::1]:8443");
+        assert_eq!(url.host_and_port(), "[::1]:8443");
         assert_eq!(url.host().to_str(), "::1");
         assert!(url.is_loopback());
     }

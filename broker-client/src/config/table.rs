@@ -111,27 +111,58 @@ pub(super) const IDLE: Setting = Setting::new(
 pub(super) const ORIGINS: Section = Section {
     key: "origins",
     help: "what holds for one origin alone; the key is the origin as the rule writes it, unexpanded. \
-           `encoded-slash: refuse` refuses `%2F` in paths, for servers that route on the decoded path",
+           `encoded-slash: refuse` refuses `%2F` in paths, for servers that route on the decoded path. \
+           `proxy` is its proxy's URL, or `none`",
     example: r#"origins:
   "${CLUSTER_ENDPOINT}":
     encoded-slash: refuse       # or data, the default
     connect-timeout: 5s
     first-byte-timeout: 60s
-    idle-timeout: 5m"#,
+    idle-timeout: 5m
+    proxy: none"#,
 };
 
-pub(super) const COMMANDS: Section = Section {
-    key: "credentials.exec",
-    help: "commands that print a credential, by the name under which rules use it, here `${exec:eks}`. \
-           A command is run without a shell, and must print one line within `timeout`; what it prints is used for \
-           `cache`, and asked for anew before that is over",
-    example: r#"credentials:
-  exec:
-    eks:
-      command: [/usr/local/bin/eks-token, --cluster, shop]
-      timeout: 10s                # the default
-      cache: 5m                   # the default"#,
-};
+/// Proxies have no flags: their URLs can hold passwords, and a command line is readable by every user of the machine.
+pub(super) const HTTPS_PROXY: Setting = Setting::new(
+    "proxy.https",
+    "URL",
+    "The proxy for the server and for https:// origins, http://[user:password@]host:port; \
+     without it, that of http:// is used",
+)
+.without_flag()
+.env(&["HTTPS_PROXY", "https_proxy"]);
+pub(super) const HTTP_PROXY: Setting =
+    Setting::new("proxy.http", "URL", "The proxy for http:// origins")
+        .without_flag()
+        .env(&["HTTP_PROXY", "http_proxy"]);
+pub(super) const NO_PROXY: Setting = Setting::new(
+    "proxy.except",
+    "LIST",
+    "What is reached without those two: names with all below them (`corp`, `.corp`, `*.corp`), addresses, networks \
+     (`10.0.0.0/8`) and `*`, each with `:port` or without, divided by commas; this machine is always",
+)
+.env(&["NO_PROXY", "no_proxy"]);
+pub(super) const TUNNEL_PROXY: Setting = Setting::new(
+    "tunnel.proxy",
+    "URL|none",
+    "The proxy for the server, or none, whatever the three above say",
+)
+.without_flag()
+.env(&["BROKER_TUNNEL_PROXY"]);
+pub(super) const ORIGINS_PROXY: Setting = Setting::new(
+    "origins-proxy",
+    "URL|none",
+    "The proxy for all origins, or none, whatever the first three say",
+)
+.without_flag()
+.env(&["BROKER_ORIGINS_PROXY"]);
+pub(super) const EXTRA_CA_CERTS: Setting = Setting::new(
+    "extra-ca-certs",
+    "FILE",
+    "PEM certificates of authorities to trust for everything beside the system's: server, origins and proxies, \
+     such as that of a proxy that opens TLS",
+)
+.env(&["NODE_EXTRA_CA_CERTS"]);
 
 pub(super) const TUNNEL_COUNT: Setting = Setting::new(
     "tunnel.count",
@@ -231,11 +262,6 @@ pub static TABLE: Table = Table {
             sections: &[ORIGINS],
         },
         Group {
-            title: "Credentials",
-            settings: &[],
-            sections: &[COMMANDS],
-        },
-        Group {
             title: "Tunnel",
             settings: &[
                 TUNNEL_COUNT,
@@ -243,6 +269,18 @@ pub static TABLE: Table = Table {
                 TUNNEL_TLS_MIN,
                 TUNNEL_POST_QUANTUM,
                 TUNNEL_PLAINTEXT,
+            ],
+            sections: &[],
+        },
+        Group {
+            title: "Networks",
+            settings: &[
+                HTTPS_PROXY,
+                HTTP_PROXY,
+                NO_PROXY,
+                TUNNEL_PROXY,
+                ORIGINS_PROXY,
+                EXTRA_CA_CERTS,
             ],
             sections: &[],
         },

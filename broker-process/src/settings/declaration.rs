@@ -52,6 +52,15 @@ impl Setting {
         }
     }
 
+    /// Without a flag, for what can hold a secret: a command line is readable by every user of the machine.
+    #[must_use]
+    pub const fn without_flag(self) -> Self {
+        Self {
+            has_flag: false,
+            ..self
+        }
+    }
+
     /// The variables that set it: the first is its name, the others are read when that is unset.
     #[must_use]
     pub const fn env(self, env: &'static [&'static str]) -> Self {

@@ -1,0 +1,267 @@
+//! Connections to origins: directly or through a proxy, TLS included, within a time limit.
+
+use std::error::Error;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use http::uri::Scheme;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use crate::proxy::{Proxy, ProxyWay};
+use crate::tcp::{self, Transport};
+
+/// How long a connection may be silent before its origin is asked whether it is still there: a watch may wait for
+/// ever, and an origin that vanished says nothing.
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// How long it may take to say so.
+pub(super) const KEEP_ALIVE_ANSWER: Duration = Duration::from_secs(10);
+/// How often TCP asks again before it gives the connection up.
+const TCP_KEEP_ALIVE_TRIES: u32 = 3;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
+
+/// Connects within a time limit, TLS included, and keeps a note of which connections have served.
+#[derive(Clone)]
+pub(super) struct Connector {
+    inner: HttpsConnector<Ways>,
+    timeout: Duration,
+    proxy: Option<Proxy>,
+}
+
+impl Connector {
+    pub(super) fn new(
+        tls: Option<Arc<rustls::ClientConfig>>,
+        proxy: Option<ProxyWay>,
+        timeout: Duration,
+    ) -> Self {
+        let tls = tls.unwrap_or_else(no_tls);
+        let https = HttpsConnectorBuilder::new()
+            .with_tls_config((*tls).clone())
+            .https_or_http();
+        let through = proxy.as_ref().map(|way| way.proxy.clone());
+        let ways = Ways { proxy, timeout };
+        Self {
+            inner: https.enable_http1().enable_http2().wrap_connector(ways),
+            timeout,
+            proxy: through,
+        }
+    }
+}
+
+/// A client that only ever sees `http://` origins trusts nobody.
+fn no_tls() -> Arc<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the default provider speaks the default versions")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+impl Service<Uri> for Connector {
+    type Response = OriginConnection;
+    type Error = BoxError;
+    type Future = Connecting<OriginConnection>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let timeout = self.timeout;
+        let through = self.proxy.as_ref();
+        let through = through.map(|proxy| format!(" through the proxy {proxy}"));
+        let connecting = self.inner.call(uri);
+        Box::pin(async move {
+            match tokio::time::timeout(timeout, connecting).await {
+                Ok(connected) => Ok(OriginConnection {
+                    io: connected?,
+                    used: Used::default(),
+                }),
+                Err(_) => {
+                    let through = through.unwrap_or_default();
+                    Err(format!("not connected within {timeout:?}{through}").into())
+                }
+            }
+        })
+    }
+}
+
+/// The way to an origin's port, or to the proxy that reads what is for it.
+#[derive(Clone)]
+struct Ways {
+    proxy: Option<ProxyWay>,
+    timeout: Duration,
+}
+
+impl Service<Uri> for Ways {
+    type Response = Way;
+    type Error = BoxError;
+    type Future = Connecting<Way>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let Self { proxy, timeout } = self.clone();
+        Box::pin(async move {
+            let host = uri.host().ok_or("the origin has no host")?;
+            let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
+            let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+            let io: Box<dyn Transport> = match &proxy {
+                None => {
+                    let bare = host.trim_start_matches('[').trim_end_matches(']');
+                    Box::new(tcp::connect(bare, port, prepare_socket).await?)
+                }
+                Some(proxy) if is_tls => {
+                    proxy
+                        .reach_through(&format!("{host}:{port}"), timeout)
+                        .await?
+                }
+                Some(proxy) => proxy.reach(timeout).await?,
+            };
+            Ok(Way {
+                io: TokioIo::new(io),
+                is_read_by_proxy: proxy.is_some() && !is_tls,
+            })
+        })
+    }
+}
+
+pub(crate) fn prepare_socket(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    let keep_alive = TcpKeepalive::new()
+        .with_time(KEEP_ALIVE)
+        .with_interval(KEEP_ALIVE_ANSWER)
+        .with_retries(TCP_KEEP_ALIVE_TRIES);
+    SockRef::from(tcp).set_tcp_keepalive(&keep_alive)
+}
+
+/// Whether a connection has already answered a request.
+#[derive(Clone, Default)]
+pub(super) struct Used(Arc<AtomicBool>);
+
+impl Used {
+    pub(super) fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_noted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+struct Way {
+    io: TokioIo<Box<dyn Transport>>,
+    /// Requests then name their origin in full.
+    is_read_by_proxy: bool,
+}
+
+impl Connection for Way {
+    fn connected(&self) -> Connected {
+        Connected::new().proxy(self.is_read_by_proxy)
+    }
+}
+
+/// A connection to an origin.
+pub(super) struct OriginConnection {
+    io: MaybeHttpsStream<Way>,
+    used: Used,
+}
+
+impl Connection for OriginConnection {
+    fn connected(&self) -> Connected {
+        self.io.connected().extra(self.used.clone())
+    }
+}
+
+/// Reads and writes what is in the field `io`.
+macro_rules! read_and_write_io {
+    ($connection:ty) => {
+        impl Read for $connection {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: ReadBufCursor<'_>,
+            ) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.io).poll_read(cx, buf)
+            }
+        }
+
+        impl Write for $connection {
+            fn poll_write(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.io).poll_write(cx, buf)
+            }
+
+            fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.io).poll_flush(cx)
+            }
+
+            fn poll_shutdown(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+            ) -> Poll<io::Result<()>> {
+                Pin::new(&mut self.io).poll_shutdown(cx)
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                self.io.is_write_vectored()
+            }
+
+            fn poll_write_vectored(
+                mut self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &[io::IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+            }
+        }
+    };
+}
+
+read_and_write_io!(Way);
+read_and_write_io!(OriginConnection);
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn tcp_asks_after_an_origin_that_is_silent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+
+        let tcp = tcp::connect("127.0.0.1", port, prepare_socket).await;
+
+        let tcp = tcp.unwrap();
+        let socket = SockRef::from(&tcp);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEP_ALIVE);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEP_ALIVE_ANSWER);
+        assert_eq!(
+            socket.tcp_keepalive_retries().unwrap(),
+            TCP_KEEP_ALIVE_TRIES
+        );
+    }
+}
