@@ -19,6 +19,7 @@ mod hostile;
 mod kubernetes_rules;
 mod lifecycle;
 mod lint;
+mod networks;
 mod promises;
 mod real_programs;
 mod reload;

@@ -69,6 +69,13 @@ impl Site {
         }
     }
 
+    /// With a certificate of this authority for the server.
+    #[must_use]
+    pub fn signed_by(mut self, ca: Ca) -> Self {
+        self.ca = ca;
+        self
+    }
+
     /// [`TENANT`] with [`AGENT`], and [`CALLER`] with its credential in `Broker-Authorization`.
     pub fn simple() -> Self {
         Self::empty()

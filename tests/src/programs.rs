@@ -3,12 +3,14 @@
 mod broker;
 mod child;
 mod curl;
+mod forward_proxy;
 mod nginx;
 mod node_proxy;
 
 pub use broker::{AgentProcess, ServerProcess, broker_command, broker_program};
 pub use child::{Child, Ending, Output};
 pub use curl::{Curl, CurlAnswer};
+pub use forward_proxy::{ForwardProxy, NAME_BEHIND_PROXY, PROXY_PASSWORD};
 pub use nginx::{Nginx, SMALL_JSON_LENGTH};
 pub use node_proxy::{MOUNT, NodeProxy};
 pub use rustix::process::Signal;
