@@ -22,6 +22,10 @@ impl AcceptFile {
     /// Reads all of it.
     pub(crate) fn read(path: &Path) -> Result<Self, RulesError> {
         let fail = |problem| RulesError::unreadable(path.to_owned(), problem);
+        // Opening a pipe would wait for whoever writes to it, and a device has no end.
+        if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(fail("is no regular file".into()));
+        }
         let mut bytes = Vec::new();
         File::open(path)
             // One byte more than the limit, so that a file that is too long is seen to be.

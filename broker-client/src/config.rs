@@ -15,8 +15,8 @@ use std::time::Duration;
 use accept_rules::{Origin, UnknownKeys};
 use broker_process::logging::LogSettings;
 use broker_process::settings::{
-    Environment, Setting, Settings, SettingsError, boolean, duration, integer, positive_duration,
-    shown,
+    Environment, Node, Setting, Settings, SettingsError, boolean, duration, integer,
+    positive_duration, shown,
 };
 use broker_process::threads;
 use broker_process::tls::{self, PostQuantum, TlsMin, TlsPolicy};
@@ -24,6 +24,7 @@ use broker_protocol::{AccessToken, AgentName, InstanceName, TokenKind};
 use clap::{Arg, ArgMatches, Command};
 use http::uri::Scheme;
 
+use crate::accept_file::AcceptFile;
 use crate::instance::DataFolder;
 
 pub use crate::proxy::{Exceptions, Proxies, Proxy, ProxyChoice, ProxyUrlError};
@@ -38,6 +39,10 @@ const DEFAULT_ACCEPT: &str = "accept.json";
 const MAX_BODY_LIMIT: usize = 16 << 20;
 /// Longest contact, in characters: it goes into every answer to a denied request.
 const MAX_CONTACT: usize = 200;
+/// How long a command that prints a credential may take.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long what it prints is good.
+const COMMAND_CACHE: Duration = Duration::from_secs(300);
 /// Paths of the local port that another path must not hide.
 const LOCAL_PATHS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
@@ -55,6 +60,8 @@ pub struct Config {
     pub rules: RuleSettings,
     /// What holds for one origin alone, by the origin's text as its rule writes it, unexpanded.
     pub origins: Origins,
+    /// Commands that print credentials, by the name under which rules use them.
+    pub commands: BTreeMap<String, CommandSettings>,
     /// How the server is dialled.
     pub tunnel: TunnelSettings,
     /// More authorities to trust for origins.
@@ -152,6 +159,19 @@ pub struct OriginSettings {
     pub timeouts: Timeouts,
     /// The proxy on the way.
     pub proxy: ProxyChoice,
+}
+
+/// A command that prints a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandSettings {
+    /// The program; an absolute path.
+    pub program: PathBuf,
+    /// What it is called with.
+    pub arguments: Vec<String>,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// How long what it prints is good.
+    pub cache: Duration,
 }
 
 /// What `%2F` in a path means to an origin.
@@ -301,6 +321,7 @@ impl Config {
         let rules = rule_settings(&settings);
         let timeouts = timeouts(&settings);
         let origins = origins(&settings, timeouts);
+        let commands = commands(&settings);
         let tunnel = tunnel(&settings, server.as_ref(), &mut warnings);
         let origin_ca_cert = authorities(&settings, &table::CA_CERT);
         let extra_ca_certs = authorities(&settings, &table::EXTRA_CA_CERTS);
@@ -322,6 +343,7 @@ impl Config {
             accept,
             rules,
             origins,
+            commands,
             tunnel,
             origin_ca_cert,
             extra_ca_certs,
@@ -455,11 +477,8 @@ fn accept(settings: &Settings<'_>, folder: &Path) -> Accept {
     let Some(path) = path else {
         return Accept::DenyAll;
     };
-    if let Err(error) = fs::read(&path) {
-        settings.refuse(
-            &table::ACCEPT,
-            format!("{}: the rules cannot be read: {error}", path.display()),
-        );
+    if let Err(error) = AcceptFile::read(&path) {
+        settings.refuse(&table::ACCEPT, error.to_string());
     }
     Accept::File(path)
 }
@@ -546,6 +565,43 @@ fn origins(settings: &Settings<'_>, timeouts: Timeouts) -> Origins {
         origins.insert(origin, settings);
     }
     origins
+}
+
+fn commands(settings: &Settings<'_>) -> BTreeMap<String, CommandSettings> {
+    let Some(section) = settings.section(&table::COMMANDS) else {
+        return BTreeMap::new();
+    };
+    let entries = section.entries().into_iter();
+    entries
+        .filter_map(|(name, node)| Some((name, command(&node)?)))
+        .collect()
+}
+
+fn command(node: &Node<'_>) -> Option<CommandSettings> {
+    let fields = node.fields(&["command", "timeout", "cache"]);
+    let Some(command) = fields.get("command") else {
+        node.problem("no command (write command: [/usr/bin/program, argument])");
+        return None;
+    };
+    let words = command.items();
+    let mut words = words.iter().map(Node::text);
+    let Some(program) = words.next().flatten().map(PathBuf::from) else {
+        command.problem("an empty list (write [/usr/bin/program, argument])");
+        return None;
+    };
+    if !program.is_absolute() {
+        command.problem("the program is no absolute path (write [/usr/bin/program, argument])");
+    }
+    let time = |name, default| match fields.get(name) {
+        Some(node) => node.read(positive_duration),
+        None => Some(default),
+    };
+    Some(CommandSettings {
+        program,
+        arguments: words.collect::<Option<_>>()?,
+        timeout: time("timeout", COMMAND_TIMEOUT)?,
+        cache: time("cache", COMMAND_CACHE)?,
+    })
 }
 
 fn encoded_slash(text: &str) -> Result<EncodedSlash, String> {

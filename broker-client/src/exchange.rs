@@ -224,7 +224,7 @@ impl Exchange {
             Err(error) => return self.failed(&error, slot, route, context),
         };
         slot.outcome().removed_request_headers = removed;
-        if let Err(error) = outgoing.inject(route, slot.outcome()) {
+        if let Err(error) = outgoing.inject(route, slot.outcome()).await {
             return self.failed(&error, slot, route, context);
         }
 

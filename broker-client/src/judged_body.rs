@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use accept_rules::BodyRefusal;
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use hyper::body::{Body as _, Incoming};
+use http_body::Body;
+use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -25,7 +25,7 @@ pub(crate) struct BodyKeeper {
 
 /// A body, whole; its place is free again once its last byte is dropped.
 struct Kept {
-    bytes: Bytes,
+    bytes: Box<[u8]>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -44,7 +44,10 @@ impl BodyKeeper {
     }
 
     /// Reads all of `body`.
-    pub(crate) async fn keep(&self, body: Incoming) -> Result<Bytes, BodyRefusal> {
+    pub(crate) async fn keep(
+        &self,
+        body: impl Body<Data = Bytes> + Unpin,
+    ) -> Result<Bytes, BodyRefusal> {
         if body.size_hint().lower() > self.limit as u64 {
             return Err(BodyRefusal::TooLarge);
         }
@@ -53,20 +56,69 @@ impl BodyKeeper {
             .unwrap_or(Err(BodyRefusal::Incomplete))
     }
 
-    async fn read(&self, body: Incoming) -> Result<Bytes, BodyRefusal> {
+    /// Copies what comes: frames that are kept take many times their length, where each has one byte.
+    async fn read(&self, mut body: impl Body<Data = Bytes> + Unpin) -> Result<Bytes, BodyRefusal> {
         let place = Arc::clone(&self.places).acquire_owned().await;
         let place = place.expect("nobody closes this semaphore");
-        let whole = Limited::new(body, self.limit).collect().await;
-        let whole = whole.map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                BodyRefusal::TooLarge
-            } else {
-                BodyRefusal::Incomplete
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| BodyRefusal::Incomplete)?;
+            let Some(data) = frame.data_ref() else {
+                continue;
+            };
+            if data.len() > self.limit - bytes.len() {
+                return Err(BodyRefusal::TooLarge);
             }
-        })?;
+            bytes.extend_from_slice(data);
+        }
         Ok(Bytes::from_owner(Kept {
-            bytes: whole.to_bytes(),
+            bytes: bytes.into(),
             _place: place,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    /// The data of a frame, which holds `held` as long as it is kept.
+    struct OneByte {
+        _held: Arc<()>,
+    }
+
+    impl AsRef<[u8]> for OneByte {
+        fn as_ref(&self) -> &[u8] {
+            b"x"
+        }
+    }
+
+    /// A body of one byte a frame, which fails where an earlier frame is still kept.
+    fn bytewise(length: usize) -> impl Body<Data = Bytes> + Unpin {
+        let held = Arc::new(());
+        let frames = (0..length).map(move |_| {
+            assert_eq!(Arc::strong_count(&held), 1, "an earlier frame is kept");
+            let _held = Arc::clone(&held);
+            Ok::<_, Infallible>(Frame::data(Bytes::from_owner(OneByte { _held })))
+        });
+        StreamBody::new(stream::iter(frames))
+    }
+
+    #[tokio::test]
+    async fn a_body_of_tiny_frames_is_kept_without_its_frames() {
+        let kept = BodyKeeper::new(100).keep(bytewise(100)).await;
+        assert_eq!(kept.unwrap(), vec![b'x'; 100]);
+    }
+
+    #[tokio::test]
+    async fn a_body_whose_length_shows_late_is_kept_up_to_the_limit() {
+        let kept = BodyKeeper::new(100).keep(bytewise(101)).await;
+        assert_eq!(kept, Err(BodyRefusal::TooLarge));
     }
 }

@@ -168,16 +168,18 @@ impl Outgoing {
         self.body.take()
     }
 
-    /// Puts the rule's credential in, and takes out what would act beside it.
-    pub(crate) fn inject(
+    /// Puts the rule's credential in, and takes out what would act beside it or against the decision.
+    pub(crate) async fn inject(
         &mut self,
         route: &Route,
         outcome: &mut Outcome,
     ) -> Result<(), OriginError> {
+        let removed = hop::remove_overrides(&mut self.headers, &route.kept_headers);
+        outcome.removed_request_headers.extend(removed);
         let Some(credential) = &route.credential else {
             return Ok(());
         };
-        let version = credential.now().map_err(OriginError::NoCredential)?;
+        let version = credential.now().await.map_err(OriginError::NoCredential)?;
         let removed = hop::remove_beside_credential(&mut self.headers, &route.kept_headers);
         outcome.removed_request_headers.extend(removed);
         version.inject(&mut self.headers);

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! event, SIGHUP, poll ─▶ quiet ─▶ read ─┬▶ as in force, or as refused before: nothing
-//!                                       ├▶ good: on record, then in force
-//!                                       └▶ bad: read once more; bad twice in the same way: refused
+//!                                       └▶ new: read once more, until it is twice the same ─┬▶ good: on record, then in force
+//!                                                                                           └▶ bad: refused
 //! ```
 //!
 //! Events say when to look and are never believed: what counts is the file's SHA-256. A file that is refused or gone
@@ -36,9 +36,10 @@ const LONGEST: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_secs(30);
 /// The same where no events can come, or where something is still to be done.
 const POLL_SOON: Duration = Duration::from_secs(1);
-/// How long after a bad read the file is read again: it may have been half written.
+/// How long after a read the file is read again: it may have been half written, and half a file of YAML can be a good
+/// one that lacks its last rule's conditions.
 const CONFIRM: Duration = Duration::from_millis(250);
-/// Reads after which a file that is bad in another way each time is called bad all the same.
+/// Reads after which a file that is another each time is taken for what it was last.
 const MOST_READS: usize = 20;
 
 /// Asks an agent to read its accept file now; clones ask the same agent.
@@ -92,6 +93,16 @@ enum Found {
     Refused,
     Good(Box<Rules>),
     Bad(RulesError),
+}
+
+impl Found {
+    fn is_the_same(&self, before: &Self) -> bool {
+        match (self, before) {
+            (Self::Good(now), Self::Good(before)) => now.sha256() == before.sha256(),
+            (Self::Bad(now), Self::Bad(before)) => now == before,
+            (Self::InForce | Self::Refused | Self::Good(_) | Self::Bad(_), _) => false,
+        }
+    }
 }
 
 impl Reloader {
@@ -184,16 +195,16 @@ impl Reloader {
         }
     }
 
-    /// Reads the file, again and again while it is bad in a new way.
+    /// Reads the file, again and again while it holds something new.
     async fn look(&mut self, path: &Path) -> Found {
         let mut found = self.read(path).await;
         for _ in 1..MOST_READS {
-            let Found::Bad(before) = found else {
+            if matches!(found, Found::InForce | Found::Refused) {
                 break;
-            };
+            }
             sleep(CONFIRM).await;
-            found = self.read(path).await;
-            if matches!(&found, Found::Bad(error) if *error == before) {
+            let before = std::mem::replace(&mut found, self.read(path).await);
+            if found.is_the_same(&before) {
                 break;
             }
         }
@@ -363,6 +374,7 @@ mod tests {
     use tokio::time::{advance, timeout};
 
     use super::*;
+    use crate::audit::AuditWriter;
     use crate::config::run_command;
     use crate::instance::Instance;
     use crate::instance::tests::TestFolder;
@@ -399,25 +411,30 @@ mod tests {
         assert_eq!(begun.elapsed(), LONGEST);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn half_a_file_is_not_taken_though_it_is_a_good_one() {
+        let folder = TestFolder::new();
+        let (mut reloader, file, _writer) = reloader(&folder);
+        let half = "private:\n- path: /a\n  origin: http://a\n";
+        std::fs::write(&file, half).unwrap();
+        let write_on = async {
+            sleep(CONFIRM / 2).await;
+            std::fs::write(&file, format!("{half}  valid: [{{path: b, value: c}}]\n")).unwrap();
+        };
+
+        let (found, ()) = tokio::join!(reloader.look(&file), write_on);
+
+        let Found::Good(rules) = found else {
+            panic!("it is good")
+        };
+        assert!(rules.set.needs_bodies());
+    }
+
     #[tokio::test]
     async fn a_file_that_cannot_be_watched_is_looked_at_once_a_second() {
         let folder = TestFolder::new();
-        let file = folder.path().join("accept.json");
-        std::fs::write(&file, "{}").unwrap();
-        let data = folder.path().join("data");
-        let environment = [
-            ("BROKER_TOKEN", "sonarqube"),
-            ("BROKER_SERVER_URL", "https://broker.example"),
-            ("ACCEPT", file.to_str().unwrap()),
-            ("BROKER_DATA_DIR", data.to_str().unwrap()),
-        ];
-        let arguments = run_command().get_matches_from(["run"]);
-        let config = Config::load(&arguments, environment.into(), folder.path()).unwrap();
-        let instance = Instance::open(&config.data, &config.instance).unwrap();
-        let (audit, _writer) = AuditLog::open(&instance, &[]).unwrap();
-        let rules = RulesInForce::new(Rules::load(&config).unwrap());
-        let board = board();
-        let mut reloader = Reloader::new(Arc::new(config), rules.clone(), audit, board.clone());
+        let (mut reloader, file, _writer) = reloader(&folder);
+        let (rules, board) = (reloader.rules.clone(), reloader.board.clone());
         reloader.new_watch = |_| Err(notify::Error::generic("no more watches"));
 
         let play = async {
@@ -435,5 +452,24 @@ mod tests {
             () = reloader.run(CancellationToken::new()) => unreachable!("nobody stops it"),
         }
         assert_eq!(rules.now().set.len(), 2);
+    }
+    /// What reads `accept.json` in `folder`, where nothing is allowed yet.
+    fn reloader(folder: &TestFolder) -> (Reloader, PathBuf, AuditWriter) {
+        let file = folder.path().join("accept.json");
+        std::fs::write(&file, "{}").unwrap();
+        let data = folder.path().join("data");
+        let environment = [
+            ("BROKER_TOKEN", "sonarqube"),
+            ("BROKER_SERVER_URL", "https://broker.example"),
+            ("ACCEPT", file.to_str().unwrap()),
+            ("BROKER_DATA_DIR", data.to_str().unwrap()),
+        ];
+        let arguments = run_command().get_matches_from(["run"]);
+        let config = Config::load(&arguments, environment.into(), folder.path()).unwrap();
+        let instance = Instance::open(&config.data, &config.instance).unwrap();
+        let (audit, writer) = AuditLog::open(&instance, &[]).unwrap();
+        let rules = RulesInForce::new(Rules::load(&config).unwrap());
+        let reloader = Reloader::new(Arc::new(config), rules, audit, board());
+        (reloader, file, writer)
     }
 }

@@ -142,7 +142,7 @@ impl Rules {
                 set: RuleSet::deny_all(),
                 routes: Vec::new(),
                 clients: Clients::default(),
-                sources: Sources::new(config.environment.clone()),
+                sources: Sources::new(config.environment.clone(), &config.commands),
                 source: None,
                 public_rules: 0,
                 warnings: vec!["no accept file: every request is denied (set ACCEPT)".into()],
@@ -165,7 +165,7 @@ impl Rules {
         let mut problems = unused_origins(&config.origins, set.rules());
         let sources = match previous {
             Some(rules) => rules.sources.clone(),
-            None => Sources::new(config.environment.clone()),
+            None => Sources::new(config.environment.clone(), &config.commands),
         };
         let mut resolver = Resolver::new(config, &sources, previous.map(|rules| &rules.clients));
         let (routes, turned_off) = resolver.routes(&set, &mut problems);

@@ -10,7 +10,8 @@
 //! | `Authorization: NTLM` and `Negotiate` | requests | they authenticate a connection, and connections are shared (RFC 4559) |
 //! | `WWW-Authenticate: NTLM` and `Negotiate` | answers | the same |
 //! | `Alt-Svc` | answers | names a host that the caller cannot and must not reach |
-//! | `Cookie`, other credentials, identity, impersonation, method and target override | requests into which a credential is injected, unless the rule names them | they change who or what is asked (see [`remove_beside_credential`]) |
+//! | `X-HTTP-Method-Override`, `X-Original-URL` and their kin | requests, unless the rule names them | they ask for what was not judged (see [`remove_overrides`]) |
+//! | `Cookie`, other credentials, identity, impersonation | requests into which a credential is injected, unless the rule names them | they change who or what is asked (see [`remove_beside_credential`]) |
 //! | `Set-Cookie` | answers to such requests, unless the rule keeps cookies | a session made with our credential is our credential |
 //! | `Content-Length`, `Content-Type`, `Authorization` and others that frame or route | trailers | they come too late to be judged (RFC 9110 §6.5.1) |
 
@@ -119,7 +120,10 @@ const IDENTITY: &[&str] = &[
     "x-client-cert*",
     "x-ssl-*",
     "ssl-client-*",
-    // Another method or target than the one that was judged.
+];
+
+/// What asks for another method or target than the one that was judged. Compared like [`IDENTITY`].
+const OVERRIDES: &[&str] = &[
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
@@ -159,10 +163,18 @@ pub fn remove_from_request(headers: &mut HeaderMap) -> Removed {
     removed
 }
 
+/// Removes from a request what would have its origin do something else than was judged, but for what is `kept`.
+pub fn remove_overrides(headers: &mut HeaderMap, kept: &[HeaderName]) -> Removed {
+    let mut removed = Removed::new();
+    let is_bad = |name: &HeaderName| is_among(OVERRIDES, name) && !kept.contains(name);
+    remove_where(headers, is_bad, &mut removed);
+    removed
+}
+
 /// Removes from a request what would act beside the credential that we inject, but for what is `kept`.
 pub fn remove_beside_credential(headers: &mut HeaderMap, kept: &[HeaderName]) -> Removed {
     let mut removed = Removed::new();
-    let is_bad = |name: &HeaderName| is_identity(name) && !kept.contains(name);
+    let is_bad = |name: &HeaderName| is_among(IDENTITY, name) && !kept.contains(name);
     remove_where(headers, is_bad, &mut removed);
     removed
 }
@@ -211,7 +223,9 @@ pub fn remove_from_trailers(trailers: &mut HeaderMap) -> Removed {
     {
         remove(trailers, name, &mut removed);
     }
-    remove_where(trailers, is_identity, &mut removed);
+    for table in [IDENTITY, OVERRIDES] {
+        remove_where(trailers, |name| is_among(table, name), &mut removed);
+    }
     removed
 }
 
@@ -291,10 +305,10 @@ fn accepts_trailers(headers: &HeaderMap) -> bool {
         .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
-fn is_identity(name: &HeaderName) -> bool {
+fn is_among(table: &[&str], name: &HeaderName) -> bool {
     let same = |a: u8, b: u8| a == b || (a == b'_' && b == b'-');
     let name = name.as_str().as_bytes();
-    IDENTITY.iter().any(|entry| {
+    table.iter().any(|entry| {
         let (entry, whole) = match entry.strip_suffix('*') {
             Some(prefix) => (prefix.as_bytes(), false),
             None => (entry.as_bytes(), true),
@@ -410,15 +424,29 @@ mod tests {
             "X-Real-IP",
             "X-Redmine-Switch-User",
             "X-Grafana-Org-Id",
-            "X-HTTP-Method-Override",
-            "X_HTTP_Method_Override",
-            "X-Original-URL",
         ] {
             let mut map = headers(&[(name, "admin"), ("accept", "*/*")]);
             let removed = remove_beside_credential(&mut map, &[]);
             assert_eq!(names(&map), ["accept"], "{name}");
             assert_eq!(removed.len(), 1, "{name}");
         }
+    }
+
+    #[test]
+    fn no_header_asks_for_another_method_or_target_unless_it_is_kept() {
+        let overrides = [
+            ("x-http-method-override", "DELETE"),
+            ("x_http_method_override", "DELETE"),
+            ("x-original-url", "/admin"),
+            ("accept", "*/*"),
+        ];
+        let mut map = headers(&overrides);
+        assert_eq!(remove_overrides(&mut map, &[]).len(), 3);
+        assert_eq!(names(&map), ["accept"]);
+        let mut map = headers(&overrides);
+        let kept = [HeaderName::from_static("x-original-url")];
+        assert_eq!(remove_overrides(&mut map, &kept).len(), 2);
+        assert_eq!(names(&map), ["accept", "x-original-url"]);
     }
 
     #[test]
@@ -517,6 +545,7 @@ mod tests {
             ("cookie", "a=1"),
             ("set-cookie", "a=1"),
             ("x-remote-user", "root"),
+            ("x-http-method-override", "DELETE"),
         ]);
         remove_from_trailers(&mut map);
         assert_eq!(names(&map), ["grpc-status"]);

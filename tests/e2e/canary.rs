@@ -70,6 +70,11 @@ fn rules(origin: &Origin, file: &Path) -> Vec<Value> {
             "file-of-variable",
             json!({"scheme": "bearer", "token": "${MOUNTED}"}),
         ),
+        auth(
+            "command",
+            json!({"scheme": "bearer", "token": "${exec:good}"}),
+        ),
+        auth("pool", json!({"scheme": "bearer", "token": "${POOLED}"})),
         userinfo(
             "userinfo-file",
             format!("http://robot:${{file:{file}}}@{address}"),
@@ -154,9 +159,12 @@ async fn credentials_are_in_nothing_that_is_written_or_answered() {
     let unreachable = format!("http://${{TOKEN}}@127.0.0.1:{}", free_port());
     accept.push(json!({"path": "/unreachable", "origin": unreachable}));
     accept.push(json!({"path": "/silent", "origin": silent.url(), "auth": bearer}));
-    let bad = json!({"scheme": "bearer", "token": format!("${{file:{}}}", two_lines.display())});
-    accept.push(json!({"path": "/unavailable", "origin": origin.url(), "auth": bad}));
-    let kinds = accept.len() - 3;
+    let bad_file = format!("${{file:{}}}", two_lines.display());
+    for (path, token) in [("/unavailable", &*bad_file), ("/fails", "${exec:bad}")] {
+        let bad = json!({"scheme": "bearer", "token": token});
+        accept.push(json!({"path": path, "origin": origin.url(), "auth": bad}));
+    }
+    let kinds = accept.len() - 4;
     let with_token = format!("http://{CANARY}@{}", origin.address());
     let setup = AgentSetup::with_rules(json!({ "private": accept }))
         .named(TENANT, MARKER)
@@ -164,9 +172,14 @@ async fn credentials_are_in_nothing_that_is_written_or_answered() {
             "origins: {{\"{}\": {{first-byte-timeout: 200ms}}}}",
             silent.url()
         ))
+        .setting(&format!(
+            "credentials: {{exec: {{good: {{command: [/bin/cat, {0}]}}, bad: {{command: [/bin/sh, -c, \"cat {0} {0} >&2; exit 1\"]}}}}}}",
+            file.display()
+        ))
         .variable("TOKEN", CANARY)
         .variable("ORIGIN_WITH_TOKEN", &with_token)
         .variable("MOUNTED_FILE", file.to_str().unwrap())
+        .variable("POOLED_POOL", &format!("{CANARY}, {CANARY}"))
         .variable("LOG_LEVEL", "trace")
         .dialling(&format!("http://{}", tap.address()));
     let mut agent = AgentProcess::start(&setup, &server).await;
@@ -282,6 +295,7 @@ fn refusals() -> Vec<(String, u16)> {
         (to("/unreachable"), 502),
         (to("/silent"), 504),
         (to("/unavailable"), 502),
+        (to("/fails"), 502),
         (format!("/broker/{AGENT}/bearer/names"), 403),
         ("/broker/nobody/bearer/names".to_owned(), 503),
         ("/elsewhere".to_owned(), 404),

@@ -158,6 +158,51 @@ async fn a_file_can_stand_wherever_a_credential_can_and_loses_one_newline() {
 }
 
 #[tokio::test]
+async fn a_pools_values_take_turns_over_all_rules_and_their_changes() {
+    let pool = |setup: AgentSetup| {
+        let setup = setup.variable("TOKEN", "alone");
+        setup.variable("TOKEN_POOL", "first, second,third")
+    };
+    let broker = Broker::start(bearer("${TOKEN}"), pool).await;
+    for value in ["first", "second", "third", "first"] {
+        assert_eq!(broker.sent().await, format!("Bearer {value}"));
+    }
+
+    let raw = json!({"scheme": "raw", "token": "${TOKEN}"});
+    let rule = json!({"path": "/a", "origin": broker.origin.url(), "auth": raw});
+    broker.rewrite(&json!({ "private": [rule] }));
+    let changed = broker
+        .agent
+        .board
+        .until(|now| now.accept.private_rules == 1);
+    within("the new rules in force", changed).await;
+
+    for value in ["second", "third", "first"] {
+        assert_eq!(broker.sent().await, value);
+    }
+}
+
+#[tokio::test]
+async fn a_commands_output_is_the_credential_and_its_failure_refuses_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    fs::write(&token, "printed\n").unwrap();
+    // Expired at once, so that each request is another run.
+    let setting = format!(
+        "credentials: {{exec: {{eks: {{command: [/bin/cat, \"{}\"], cache: 1ms}}}}}}",
+        token.display()
+    );
+    let broker = Broker::start(bearer("${exec:eks}:"), |setup| setup.setting(&setting)).await;
+    assert_eq!(broker.sent().await, "Bearer printed:");
+
+    fs::remove_file(&token).unwrap();
+    broker.is_unavailable().await;
+    broker.fails_with("failed with exit status: 1").await;
+
+    assert_eq!(broker.server.caller().get(OTHER_PATH).await.status(), 200);
+}
+
+#[tokio::test]
 async fn sources_stay_when_the_rules_change_and_go_with_the_last_rule() {
     let folder = tempfile::tempdir().unwrap();
     let [first, second] = ["first", "second"].map(|name| {
@@ -187,10 +232,14 @@ async fn sources_stay_when_the_rules_change_and_go_with_the_last_rule() {
 #[tokio::test]
 async fn a_value_that_could_come_from_two_places_or_a_place_that_depends_stops_the_start() {
     let server = Server::start(Site::simple()).await;
-    let token = "${TOKEN}";
     for (variables, origin, said) in [
         (
-            &[("TOKEN", "a"), ("TOKEN_FILE", "/run/token")][..],
+            &[][..],
+            "http://${exec:eks}@a",
+            "auth: \"${exec:eks}\" is no command of the settings' \"credentials.exec\" (did you mean \"eks1\"?)",
+        ),
+        (
+            &[("TOKEN", "a"), ("TOKEN_FILE", "/run/token")],
             "http://a",
             "auth: TOKEN and TOKEN_FILE are both set (keep one of the two)",
         ),
@@ -202,11 +251,25 @@ async fn a_value_that_could_come_from_two_places_or_a_place_that_depends_stops_t
         (
             &[("TOKEN", "a"), ("HOST_FILE", "/run/host")],
             "http://${HOST}",
-            "origin: HOST_FILE is set, but an origin takes no variable from a file (set HOST itself)",
+            "origin: HOST_FILE is set, but an origin has neither pools nor files (set HOST alone)",
+        ),
+        (
+            &[("TOKEN", "a"), ("HOST", "a"), ("HOST_POOL", "a,b")],
+            "http://${HOST}",
+            "origin: HOST_POOL is set, but an origin has neither pools nor files (set HOST alone)",
+        ),
+        (
+            &[("TOKEN_POOL", "a,b"), ("TOKEN_FILE", "/run/token")],
+            "http://a",
+            "auth: TOKEN_POOL and TOKEN_FILE are both set (keep one of the two)",
         ),
     ] {
-        let rule = json!({"path": "/a", "origin": origin, "auth": bearer(token)});
-        let mut setup = AgentSetup::with_rules(json!({"private": [rule]}));
+        let mut rule = json!({"path": "/a", "origin": origin});
+        if !origin.contains('@') {
+            rule["auth"] = bearer("${TOKEN}");
+        }
+        let mut setup = AgentSetup::with_rules(json!({"private": [rule]}))
+            .setting("credentials: {exec: {eks1: {command: [/bin/true]}}}");
         for (name, value) in variables {
             setup = setup.variable(name, value);
         }

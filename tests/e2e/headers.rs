@@ -340,6 +340,33 @@ async fn what_a_rule_keeps_beside_its_credential_travels_and_nothing_else_does()
 }
 
 #[tokio::test]
+async fn without_our_credential_too_no_header_asks_for_another_method_or_target() {
+    let headers = [
+        ("x-http-method-override", "DELETE"),
+        ("x-original-url", "/admin"),
+        ("x-rewrite-url", "/admin"),
+        ("accept", "*/*"),
+    ];
+    let Exchange {
+        request, outcome, ..
+    } = exchange(
+        Auth::None,
+        Version::HTTP_11,
+        &headers,
+        origin::Answer::new(200, &[], ""),
+    )
+    .await;
+
+    let headers = request.head.headers();
+    let travelled: Vec<_> = headers.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(travelled, ["accept", "host"]);
+    assert_eq!(
+        names(&outcome["removed_request_headers"]),
+        ["x-http-method-override", "x-original-url", "x-rewrite-url"]
+    );
+}
+
+#[tokio::test]
 async fn without_our_credential_identity_and_cookies_are_the_callers_own_affair() {
     let headers = [
         ("cookie", "a=1; b=2"),

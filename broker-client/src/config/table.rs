@@ -164,6 +164,19 @@ pub(super) const EXTRA_CA_CERTS: Setting = Setting::new(
 )
 .env(&["NODE_EXTRA_CA_CERTS"]);
 
+pub(super) const COMMANDS: Section = Section {
+    key: "credentials.exec",
+    help: "commands that print a credential, by the name under which rules use it, here `${exec:eks}`. \
+           A command is run without a shell, and must print one line within `timeout`; what it prints is used for \
+           `cache`, and asked for anew before that is over",
+    example: r#"credentials:
+  exec:
+    eks:
+      command: [/usr/local/bin/eks-token, --cluster, shop]
+      timeout: 10s                # the default
+      cache: 5m                   # the default"#,
+};
+
 pub(super) const TUNNEL_COUNT: Setting = Setting::new(
     "tunnel.count",
     "N",
@@ -260,6 +273,11 @@ pub static TABLE: Table = Table {
             title: "Origins",
             settings: &[CA_CERT, CONNECT, FIRST_BYTE, IDLE],
             sections: &[ORIGINS],
+        },
+        Group {
+            title: "Credentials",
+            settings: &[],
+            sections: &[COMMANDS],
         },
         Group {
             title: "Tunnel",

@@ -92,6 +92,41 @@ fn every_default_reads_well() {
 }
 
 #[test]
+fn commands_have_a_program_and_sensible_limits() {
+    for (entry, said) in [
+        (
+            "{}",
+            "credentials.exec.eks: no command (write command: [/usr/bin/program, argument])",
+        ),
+        (
+            "{command: []}",
+            "credentials.exec.eks.command: an empty list (write [/usr/bin/program, argument])",
+        ),
+        (
+            "{command: [aws]}",
+            "credentials.exec.eks.command: the program is no absolute path (write [/usr/bin/program, argument])",
+        ),
+        (
+            "{command: /bin/true}",
+            "credentials.exec.eks.command: expected a list, found a text",
+        ),
+        (
+            "{command: [/bin/true], time-out: 1s}",
+            "credentials.exec.eks: unknown key \"time-out\" (did you mean \"timeout\"?)",
+        ),
+        (
+            "{command: [/bin/true], cache: 0s}",
+            "credentials.exec.eks.cache: ",
+        ),
+    ] {
+        let folder = Folder::new();
+        let settings = format!("credentials: {{exec: {{eks: {entry}}}}}");
+        folder.write("agent.yaml", &settings);
+        assert_refused(folder.load(&["--config", "agent.yaml"], &BASE), said);
+    }
+}
+
+#[test]
 fn every_setting_can_be_set_by_flag_variable_and_file() {
     let lacking: Vec<String> = TABLE
         .settings()
@@ -130,9 +165,11 @@ fn rules_that_were_named_must_be_readable() {
         folder.with(&[("ACCEPT", "nowhere.json")]),
         "environment ACCEPT: ",
     );
+    assert_refused(folder.with(&[("ACCEPT", ".")]), ": is no regular file");
+    // Has no end.
     assert_refused(
-        folder.with(&[("ACCEPT", ".")]),
-        "the rules cannot be read: ",
+        folder.with(&[("ACCEPT", "/dev/zero")]),
+        "/dev/zero: is no regular file",
     );
 }
 
