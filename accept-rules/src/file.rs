@@ -12,6 +12,7 @@ use crate::rule::{
     Auth, EncodedSlash, EncodedUnreserved, List, Methods, Pattern, Rule, RuleIndex, RuleTimeouts,
 };
 use crate::template::Template;
+use crate::weight::{MAX_WEIGHT, Weigh};
 use error::nearest;
 
 mod condition;
@@ -115,6 +116,7 @@ impl RuleFile {
             unknown_keys,
             errors: FileErrors::default(),
             warnings: Vec::new(),
+            weight: 0,
         };
         let [private, public] = read_lists(&document, &mut findings);
         if findings.errors.is_empty() {
@@ -171,6 +173,8 @@ struct Findings {
     unknown_keys: UnknownKeys,
     errors: FileErrors,
     warnings: Vec<FileWarning>,
+    /// Of all patterns.
+    weight: usize,
 }
 
 pub(crate) type Entries = [(String, Node)];
@@ -397,12 +401,30 @@ impl RuleReader<'_> {
     }
 
     fn path_pattern(&mut self, field: &'static str, path: &str) -> Option<PathPattern> {
-        PathPattern::parse(path)
-            .map_err(|error| {
-                let path = path.to_owned();
-                self.refuse(Problem::Path { field, path, error });
-            })
-            .ok()
+        self.compiled(PathPattern::parse, path, |error| {
+            let path = path.to_owned();
+            Problem::Path { field, path, error }
+        })
+    }
+
+    /// Compiles a pattern, unless the file's weigh too much already.
+    fn compiled<T: Weigh, E>(
+        &mut self,
+        parse: impl Fn(&str) -> Result<T, E>,
+        text: &str,
+        problem: impl Fn(E) -> Problem,
+    ) -> Option<T> {
+        if self.findings.weight > MAX_WEIGHT {
+            return None;
+        }
+        let pattern = parse(text).map_err(|error| self.refuse(problem(error)));
+        let pattern = pattern.ok()?;
+        self.findings.weight += pattern.weight();
+        if self.findings.weight > MAX_WEIGHT {
+            self.findings.errors.push(Place::File, Problem::TooHeavy);
+            return None;
+        }
+        Some(pattern)
     }
 
     fn read_origin(&mut self, entries: &Entries) -> Option<(Option<OriginTemplate>, Option<Auth>)> {
@@ -773,6 +795,25 @@ mod tests {
         let file = file.unwrap();
         assert!(file.rules(List::Public)[0].origin().is_none());
         assert!(file.rules(List::Private).is_empty());
+    }
+
+    #[test]
+    fn patterns_that_are_small_each_and_large_together_are_refused_in_bounds() {
+        let expected = "the patterns of all rules are too large together: use fewer repetitions, \
+                        braces and values";
+        let conditions = |condition: &str| {
+            let conditions = vec![condition; 10_000].join(",");
+            rule_error(&format!(r#"{ORIGIN}, "valid": [{conditions}]"#))
+        };
+        assert_eq!(
+            conditions(r#"{"path": "a", "regex": "(a{99}){99}"}"#),
+            expected
+        );
+        let wide = format!(
+            r#"{{"queryParam": "a", "values": ["{{1..999}}*{}"]}}"#,
+            "?".repeat(50)
+        );
+        assert_eq!(conditions(&wide), expected);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use self::segment::Segment;
 use crate::utf16;
+use crate::weight::Weigh;
 
 mod brace;
 mod segment;
@@ -27,6 +28,7 @@ pub(crate) struct Glob {
     /// A value matches when the rest does not.
     negated: bool,
     matched: Matched,
+    weight: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +56,7 @@ impl Glob {
             pattern: pattern.into(),
             negated: false,
             matched,
+            weight: 0,
         };
         if spelled.starts_with('#') || trimmed.starts_with('#') {
             return Ok(positive(Matched::Nothing));
@@ -71,6 +74,7 @@ impl Glob {
             pattern: pattern.into(),
             negated: (trimmed.len() - rest.len()) % 2 == 1,
             matched: Matched::Any(alternatives),
+            weight: known.values().map(Weigh::weight).sum(),
         })
     }
 
@@ -96,6 +100,12 @@ impl Glob {
     /// Whether it is a comment, which no value matches.
     pub(crate) fn is_comment(&self) -> bool {
         matches!(self.matched, Matched::Nothing)
+    }
+}
+
+impl Weigh for Glob {
+    fn weight(&self) -> usize {
+        self.weight
     }
 }
 

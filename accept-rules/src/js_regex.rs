@@ -10,6 +10,7 @@ use regex::{Regex, RegexBuilder};
 use thiserror::Error;
 
 use crate::utf16;
+use crate::weight::{Weigh, weighed};
 
 /// Largest compiled expression, in bytes: ten thousand states or so, which bounds what one byte of a
 /// body can cost.
@@ -17,7 +18,10 @@ const COMPILED_SIZE_LIMIT: usize = 1 << 20;
 
 /// A JavaScript `RegExp` without flags.
 #[derive(Clone, Debug)]
-pub(crate) struct JsRegex(Regex);
+pub(crate) struct JsRegex {
+    regex: Regex,
+    weight: usize,
+}
 
 impl JsRegex {
     /// Reads an expression as it stands between JavaScript's slashes.
@@ -27,16 +31,20 @@ impl JsRegex {
     pub(crate) fn parse(source: &str) -> Result<Self, JsRegexError> {
         let translated = translate(&utf16::spell(source), Dialect::Text)
             .map_err(|found| JsRegexError::Unsupported { found })?;
-        RegexBuilder::new(&translated)
-            .size_limit(COMPILED_SIZE_LIMIT)
-            .build()
-            .map(Self)
-            .map_err(refused)
+        let compile = |size| RegexBuilder::new(&translated).size_limit(size).build();
+        let (regex, weight) = weighed(COMPILED_SIZE_LIMIT, compile).map_err(refused)?;
+        Ok(Self { regex, weight })
     }
 
     /// Whether it matches somewhere in `text`.
     pub(crate) fn is_match(&self, text: &str) -> bool {
-        self.0.is_match(&utf16::spell(text))
+        self.regex.is_match(&utf16::spell(text))
+    }
+}
+
+impl Weigh for JsRegex {
+    fn weight(&self) -> usize {
+        self.weight
     }
 }
 

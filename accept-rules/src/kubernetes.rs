@@ -9,6 +9,7 @@ use http::Method;
 
 use crate::path_glob::{PathGlobError, SegmentGlob};
 use crate::target::RequestTarget;
+use crate::weight::Weigh;
 
 mod request;
 mod resource;
@@ -218,5 +219,11 @@ impl NameGlob {
             text: text.into(),
             glob: SegmentGlob::parse(text)?,
         })
+    }
+}
+
+impl Weigh for NameGlob {
+    fn weight(&self) -> usize {
+        self.glob.weight()
     }
 }

@@ -151,6 +151,7 @@ mod rule_set;
 mod target;
 mod template;
 mod utf16;
+mod weight;
 
 pub use body::{BodyError, BodyPathError};
 pub use convert::to_version_2;

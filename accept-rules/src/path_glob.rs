@@ -7,6 +7,7 @@ use thiserror::Error;
 use crate::explain::Segment;
 use crate::path_pattern::{build_regex, usable_ending};
 use crate::target::find_dot_segment;
+use crate::weight::Weigh;
 
 /// Longest glob, in bytes: far above any in use, and a bound for what it costs to match a long path.
 const MAX_LEN: usize = 1024;
@@ -18,6 +19,7 @@ pub(crate) struct SegmentGlob {
     /// What every matching text starts with.
     head: Box<str>,
     tail: Tail,
+    weight: usize,
 }
 
 /// What may follow the head.
@@ -45,14 +47,18 @@ impl SegmentGlob {
         }
         let literal_len = glob.find(is_special).unwrap_or(glob.len());
         let (literal, rest) = glob.split_at(literal_len);
-        let tail = match rest {
-            "" => Tail::End,
-            "**" if literal.ends_with('/') => Tail::Anything,
-            _ => Tail::Expression(compile(glob)?),
+        let (tail, weight) = match rest {
+            "" => (Tail::End, 0),
+            "**" if literal.ends_with('/') => (Tail::Anything, 0),
+            _ => {
+                let (expression, weight) = compile(glob)?;
+                (Tail::Expression(expression), weight)
+            }
         };
         Ok(Self {
             head: literal.into(),
             tail,
+            weight,
         })
     }
 
@@ -77,6 +83,12 @@ impl SegmentGlob {
         };
         let has_dots = |rest: &str| find_dot_segment(rest.as_bytes()).is_some();
         self.matches(value) && !value.get(literal_len..).is_some_and(has_dots)
+    }
+}
+
+impl Weigh for SegmentGlob {
+    fn weight(&self) -> usize {
+        self.weight
     }
 }
 
@@ -139,6 +151,12 @@ impl PathGlob {
     }
 }
 
+impl Weigh for PathGlob {
+    fn weight(&self) -> usize {
+        self.glob.weight()
+    }
+}
+
 /// Why a glob cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -189,7 +207,7 @@ fn is_special(c: char) -> bool {
     matches!(c, '*' | '?' | '[' | ']' | '{' | '}' | '\\')
 }
 
-fn compile(glob: &str) -> Result<bytes::Regex, PathGlobError> {
+fn compile(glob: &str) -> Result<(bytes::Regex, usize), PathGlobError> {
     // What is matched is bytes.
     if !glob.is_ascii() && glob.contains('[') {
         return Err(PathGlobError::Class);
@@ -406,7 +424,7 @@ mod tests {
         ) {
             let short = SegmentGlob::parse(&glob).unwrap();
             prop_assert!(!matches!(short.tail, Tail::Expression(_)));
-            let expression = compile(&glob).unwrap();
+            let (expression, _) = compile(&glob).unwrap();
             prop_assert_eq!(short.matches(&path), expression.is_match(path.as_bytes()));
         }
 

@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::explain::Segment;
 use crate::js_regex::{self, escape_in_class};
 use crate::target::MAX_TARGET_LEN;
+use crate::weight::{Weigh, weighed};
 
 mod group;
 
@@ -33,6 +34,7 @@ pub(crate) struct PathPattern {
     /// What every matching path ends in, in either case, but for one `/`.
     ending: Box<str>,
     tail: Tail,
+    weight: usize,
 }
 
 /// What may follow the head.
@@ -69,6 +71,7 @@ impl PathPattern {
             return Err(PathPatternError::TooLarge);
         }
         let tokens = tokenize(path)?;
+        let mut weight = 0;
         let (head, ending, tail) = match Parts::of(&tokens) {
             Some(parts) => parts.split(),
             None => {
@@ -77,10 +80,12 @@ impl PathPattern {
                     Some(Token::Parameter(_)) | None => String::new(),
                 };
                 let ending = literal(tokens.last());
+                let (expression, own_weight) = compile(&tokens)?;
+                weight = own_weight;
                 (
                     literal(tokens.first()),
                     without_slash(&ending).to_owned(),
-                    Tail::Expression(compile(&tokens)?),
+                    Tail::Expression(expression),
                 )
             }
         };
@@ -88,6 +93,7 @@ impl PathPattern {
             head: head.into(),
             ending: usable_ending(&ending),
             tail,
+            weight,
         })
     }
 
@@ -179,6 +185,12 @@ impl Rest {
                 }
             }
         }
+    }
+}
+
+impl Weigh for PathPattern {
+    fn weight(&self) -> usize {
+        self.weight
     }
 }
 
@@ -440,7 +452,7 @@ impl Parts {
     }
 }
 
-fn compile(tokens: &[Token]) -> Result<bytes::Regex, PathPatternError> {
+fn compile(tokens: &[Token]) -> Result<(bytes::Regex, usize), PathPatternError> {
     let mut expression = String::from("^");
     for (index, token) in tokens.iter().enumerate() {
         match token {
@@ -455,18 +467,20 @@ fn compile(tokens: &[Token]) -> Result<bytes::Regex, PathPatternError> {
     build_regex(&expression, true).map_err(refused)
 }
 
-/// Compiles an expression for a path. Bytes and no Unicode: in JavaScript `\w`, `\d` and case are
+/// Compiles an expression for a path, and weighs it. Bytes and no Unicode: in JavaScript `\w`, `\d` and case are
 /// ASCII here, and so are targets.
 pub(crate) fn build_regex(
     expression: &str,
     ignore_case: bool,
-) -> Result<bytes::Regex, regex::Error> {
-    bytes::RegexBuilder::new(expression)
-        .unicode(false)
-        .case_insensitive(ignore_case)
-        .size_limit(COMPILED_SIZE_LIMIT)
-        .dfa_size_limit(AUTOMATON_CACHE_LIMIT)
-        .build()
+) -> Result<(bytes::Regex, usize), regex::Error> {
+    weighed(COMPILED_SIZE_LIMIT, |size| {
+        bytes::RegexBuilder::new(expression)
+            .unicode(false)
+            .case_insensitive(ignore_case)
+            .size_limit(size)
+            .dfa_size_limit(AUTOMATON_CACHE_LIMIT)
+            .build()
+    })
 }
 
 fn refused(error: regex::Error) -> PathPatternError {
@@ -691,7 +705,7 @@ mod tests {
             let compiled = PathPattern::parse(&pattern).unwrap();
             let tokens = tokenize(&pattern).unwrap();
             prop_assert_eq!(Parts::of(&tokens).is_none(), matches!(compiled.tail, Tail::Expression(_)));
-            let expression = compile(&tokens).unwrap();
+            let (expression, _) = compile(&tokens).unwrap();
             prop_assert_eq!(compiled.matches(&path), expression.is_match(path.as_bytes()));
         }
 
@@ -701,7 +715,7 @@ mod tests {
             path in "/[abAB/]{0,6}",
         ) {
             let Ok(tokens) = tokenize(&pattern) else { return Ok(()) };
-            let Ok(expression) = compile(&tokens) else { return Ok(()) };
+            let Ok((expression, _)) = compile(&tokens) else { return Ok(()) };
             if expression.is_match(path.as_bytes()) {
                 let compiled = PathPattern::parse(&pattern).unwrap();
                 prop_assert!(strip(&path, compiled.head()).is_some());

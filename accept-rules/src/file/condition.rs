@@ -82,15 +82,11 @@ impl RuleReader<'_> {
         let globs: Vec<_> = values
             .into_iter()
             .map(|value| {
-                Glob::parse(value)
-                    .map(ValueGlob::Minimatch)
-                    .map_err(|error| {
-                        self.refuse(Problem::QueryGlob {
-                            glob: value.to_owned(),
-                            error,
-                        });
-                    })
-                    .ok()
+                let glob = self.compiled(Glob::parse, value, |error| Problem::QueryGlob {
+                    glob: value.to_owned(),
+                    error,
+                });
+                glob.map(ValueGlob::Minimatch)
             })
             .collect();
         let values = globs.into_iter().collect::<Option<Box<[_]>>>()?;
@@ -159,14 +155,10 @@ impl RuleReader<'_> {
 
     fn read_regex(&mut self, value: &Node) -> Option<JsRegex> {
         let text = self.text("regex", value)?;
-        JsRegex::parse(text)
-            .map_err(|error| {
-                self.refuse(Problem::BodyRegex {
-                    regex: text.to_owned(),
-                    error,
-                });
-            })
-            .ok()
+        self.compiled(JsRegex::parse, text, |error| Problem::BodyRegex {
+            regex: text.to_owned(),
+            error,
+        })
     }
 
     fn scalar(&mut self, field: &'static str, value: &Node) -> Option<Scalar> {

@@ -117,6 +117,11 @@ pub enum Problem {
         /// How many.
         count: usize,
     },
+    /// Patterns that compile to more than can be kept in memory for sure.
+    #[error(
+        "the patterns of all rules are too large together: use fewer repetitions, braces and values"
+    )]
+    TooHeavy,
     /// Neither JSON nor YAML.
     #[error("{found}")]
     Syntax {

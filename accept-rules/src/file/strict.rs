@@ -13,6 +13,7 @@ use crate::condition::{
 use crate::document::Node;
 use crate::path_glob::{PathGlob, PathGlobError, SegmentGlob};
 use crate::rule::{EncodedSlash, EncodedUnreserved, Methods, Pattern, Rule, RuleTimeouts};
+use crate::weight::Weigh;
 
 /// Keys of every rule.
 pub(super) const SHARED_KEYS: &[&str] = &[
@@ -463,18 +464,16 @@ impl RuleReader<'_> {
         }
     }
 
-    pub(super) fn glob<T>(
+    pub(super) fn glob<T: Weigh>(
         &mut self,
         field: &'static str,
         glob: &str,
         parse: impl Fn(&str) -> Result<T, PathGlobError>,
     ) -> Option<T> {
-        parse(glob)
-            .map_err(|error| {
-                let glob = glob.to_owned();
-                self.refuse(Problem::Glob { field, glob, error });
-            })
-            .ok()
+        self.compiled(parse, glob, |error| {
+            let glob = glob.to_owned();
+            Problem::Glob { field, glob, error }
+        })
     }
 
     fn globs(&mut self, field: &'static str, globs: Vec<&str>) -> Option<Vec<SegmentGlob>> {

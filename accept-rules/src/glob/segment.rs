@@ -8,6 +8,7 @@ use regex::{Regex, RegexBuilder};
 use super::GlobError;
 use crate::js_regex::{escape_in_class, spelled_range};
 use crate::utf16;
+use crate::weight::{Weigh, weighed};
 
 /// Largest compiled segment, in bytes: there may be a thousand of them in a pattern.
 const COMPILED_SIZE_LIMIT: usize = 1 << 18;
@@ -34,6 +35,7 @@ pub(super) struct Wild {
     expression: Regex,
     /// What must not match: minimatch's look-ahead of a `!(…)`.
     exception: Option<Regex>,
+    weight: usize,
 }
 
 impl Segment {
@@ -66,6 +68,15 @@ impl Segment {
             Self::Globstar => !is_dots(value),
             Self::Text(text) => **text == *value,
             Self::Wild(wild) => wild.matches(value),
+        }
+    }
+}
+
+impl Weigh for Segment {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Globstar | Self::Text(_) => 0,
+            Self::Wild(wild) => wild.weight,
         }
     }
 }
@@ -280,20 +291,24 @@ impl Parser<'_> {
         if !self.is_wild {
             return Ok(Segment::Text(unescape(self.text).into()));
         }
-        let (expression, exception) = match self.negation {
-            None => (self.written, None),
+        let (expression, exception, mut weight) = match self.negation {
+            None => (self.written, None, 0),
             Some(Negation { before, within }) => {
                 let after = self.written;
                 // Only a `!(…)` at the end looks for the end of the segment.
                 let end = if after.is_empty() { "$" } else { "" };
                 let exception = format!("^{before}(?:{within}){after}{end}");
-                (format!("{before}[^/]*{after}"), Some(compile(&exception)?))
+                let (exception, weight) = compile(&exception)?;
+                (format!("{before}[^/]*{after}"), Some(exception), weight)
             }
         };
+        let (expression, own_weight) = compile(&format!("^(?:{expression})$"))?;
+        weight += own_weight;
         Ok(Segment::Wild(Box::new(Wild {
             starts_wild: self.starts_wild.unwrap_or_default(),
-            expression: compile(&format!("^(?:{expression})$"))?,
+            expression,
             exception,
+            weight,
         })))
     }
 }
@@ -359,10 +374,12 @@ fn check_range(first: char, last: char) -> Result<(), GlobError> {
     Ok(())
 }
 
-fn compile(expression: &str) -> Result<Regex, GlobError> {
-    RegexBuilder::new(expression)
-        .size_limit(COMPILED_SIZE_LIMIT)
-        .dfa_size_limit(AUTOMATON_CACHE_LIMIT)
-        .build()
-        .map_err(|_| GlobError::TooLarge)
+fn compile(expression: &str) -> Result<(Regex, usize), GlobError> {
+    let compile = |size| {
+        RegexBuilder::new(expression)
+            .size_limit(size)
+            .dfa_size_limit(AUTOMATON_CACHE_LIMIT)
+            .build()
+    };
+    weighed(COMPILED_SIZE_LIMIT, compile).map_err(|_| GlobError::TooLarge)
 }
