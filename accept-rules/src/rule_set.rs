@@ -3,7 +3,8 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
 
 use crate::candidates::Candidates;
 use crate::decision::{Allowed, AllowedParts, Decision, Denied, DenyReason, Pending};
@@ -98,15 +99,21 @@ impl RuleSet {
         }
     }
 
-    /// The verdict on a request whose body is needed; `pending` must come from this set.
+    /// The verdict on a request whose body is needed; `pending` must come from this set. A body that was
+    /// judged as JSON is declared as JSON, where nothing says what it is.
     ///
     /// # Errors
     /// The request, denied.
     pub fn decide_with_body(&self, pending: Pending, body: Bytes) -> Result<Allowed, Box<Denied>> {
-        let Pending { request, from } = pending;
+        let Pending { mut request, from } = pending;
         let read = ReadBody::read(&request.headers, &body);
         match self.judge(&request, &read, from) {
-            Ok((rule, _)) => Ok(request.allowed(rule, Some(body))),
+            Ok((rule, _)) => {
+                if matches!(read, ReadBody::Read(_)) && self.asks_body(rule) {
+                    declare_json(&mut request.headers);
+                }
+                Ok(request.allowed(rule, Some(body)))
+            }
             Err(nearest) => Err(Box::new(request.denied(self.no_match(), nearest))),
         }
     }
@@ -142,6 +149,12 @@ impl RuleSet {
         Err(Nearest::find(&self.rules, &question))
     }
 
+    fn asks_body(&self, rule: RuleIndex) -> bool {
+        self.rules
+            .get(rule.as_usize())
+            .is_some_and(Rule::needs_body)
+    }
+
     fn no_match(&self) -> DenyReason {
         if self.is_empty() {
             DenyReason::NoRules
@@ -149,6 +162,13 @@ impl RuleSet {
             DenyReason::NoMatch
         }
     }
+}
+
+/// Says that the body is JSON, where nothing says what it is: Rack would read it as a form, and find
+/// fields in the texts that were judged.
+fn declare_json(headers: &mut HeaderMap) {
+    let json = HeaderValue::from_static("application/json");
+    headers.entry(CONTENT_TYPE).or_insert(json);
 }
 
 /// Everything that a verdict may depend on.
@@ -344,6 +364,36 @@ mod tests {
         );
         assert_eq!(headers["accept"], "text/html");
         assert_eq!((rule.as_usize(), &*caller, body), (0, "proxy", None));
+    }
+
+    #[test]
+    fn a_body_that_was_judged_as_json_is_sent_as_json() {
+        let text = r#"{"private": [
+            {"path": "/a", "origin": "h", "valid": [{"path": "b", "value": "c"}]},
+            {"path": "/a", "origin": "h"}
+        ]}"#;
+        let rules = rules_of(text, EncodedSlash::Data);
+        let sent = |headers: &[(&'static str, &str)], body: &'static str| {
+            let mut asked = request("GET", "/a");
+            for (name, value) in headers {
+                asked.headers.insert(*name, value.parse().unwrap());
+            }
+            let Decision::NeedsBody(pending) = rules.decide(asked) else {
+                panic!("the first rule asks for the body")
+            };
+            let allowed = rules.decide_with_body(pending, Bytes::from_static(body.as_bytes()));
+            let headers = allowed.unwrap().into_parts().headers;
+            let value = headers.get("content-type");
+            value.map(|value| value.to_str().unwrap().to_owned())
+        };
+        let json = |text: &str| Some(text.to_owned());
+        let judged = r#"{"b": "c"}"#;
+        assert_eq!(sent(&[], judged), json("application/json"));
+        let of_the_caller = [("content-type", "application/x+json")];
+        assert_eq!(sent(&of_the_caller, judged), json("application/x+json"));
+        for not_judged in ["", "b=c", r#"{"b": "d"}"#] {
+            assert_eq!(sent(&[], not_judged), None, "{not_judged}");
+        }
     }
 
     #[test]
