@@ -23,7 +23,7 @@ use crate::audit::{AuditLog, AuditOpenError, AuditUnavailable, AuditWriter, Conn
 use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::control::{ControlError, ControlSocket};
-use crate::credential::Sources;
+use crate::credential::{FingerprintKey, Sources};
 use crate::dial::{DialError, Dialer, Dialled};
 use crate::exchange::Exchange;
 use crate::instance::{Instance, InstanceError};
@@ -76,6 +76,7 @@ pub struct Agent {
     config: Arc<Config>,
     rules: RulesInForce,
     sources: Sources,
+    fingerprints: FingerprintKey,
     reloader: Reloader,
     dialer: Dialer,
     instance: Instance,
@@ -93,6 +94,7 @@ impl Agent {
     pub fn new(mut config: Config) -> Result<Self, AgentError> {
         let rules = Rules::load(&config)?;
         let instance = Instance::open(&config.data, &config.instance)?;
+        let fingerprints = FingerprintKey::new(&instance.fingerprint_key()?);
         let hello = AgentHello {
             agent: config.agent.clone(),
             secret: config.secret.take(),
@@ -140,6 +142,7 @@ impl Agent {
             config,
             rules,
             sources,
+            fingerprints,
             reloader,
             dialer,
             instance,
@@ -176,6 +179,7 @@ impl Agent {
             config,
             rules,
             sources,
+            fingerprints,
             reloader,
             dialer,
             instance,
@@ -212,6 +216,7 @@ impl Agent {
             cut: CancellationToken::new(),
             tracker: tracker.clone(),
             bodies,
+            fingerprints: Arc::new(fingerprints),
             room: Arc::new(Semaphore::new(2 * MAX_TUNNELS)),
         });
         for slot in 0..usize::from(tunnels.config.tunnel.count) {
@@ -258,6 +263,7 @@ struct Tunnels {
     cut: CancellationToken,
     tracker: TaskTracker,
     bodies: Arc<BodyKeeper>,
+    fingerprints: Arc<FingerprintKey>,
     /// Tunnels that may exist at once, those that the server is draining among them.
     room: Arc<Semaphore>,
 }
@@ -350,6 +356,7 @@ impl Tunnels {
             audit: self.audit.clone(),
             board: self.board.clone(),
             bodies: Arc::clone(&self.bodies),
+            fingerprints: Arc::clone(&self.fingerprints),
             explaining: self.config.rules.explaining.clone(),
         });
         // One request at a time is enough: the server asks once.

@@ -2,6 +2,7 @@
 
 mod command;
 mod file;
+mod fingerprint;
 mod pool;
 mod sources;
 
@@ -16,6 +17,7 @@ use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
 use http::{HeaderMap, HeaderValue};
 use zeroize::Zeroizing;
 
+pub(crate) use self::fingerprint::{FingerprintKey, KEY_LEN};
 pub(crate) use self::sources::Sources;
 use self::sources::Value;
 
@@ -102,14 +104,14 @@ pub(crate) struct Credential(Kind);
 #[derive(Debug)]
 enum Kind {
     /// The same for ever.
-    Fixed(Version),
+    Fixed(CredentialVersion),
     /// Put together for each request, of what its sources hold then.
     Live { auth: Auth, values: Box<[Value]> },
 }
 
 /// A credential as one request carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Version(HeaderValue);
+pub(crate) struct CredentialVersion(HeaderValue);
 
 impl Credential {
     /// From a rule's `auth`. Interpolated literally, never trimmed: a trailing colon in a token is part of it.
@@ -118,7 +120,7 @@ impl Credential {
         let values = values.collect::<Result<Box<[Value]>, _>>()?;
         let fixed: Option<Vec<_>> = values.iter().map(Value::fixed).collect();
         if let Some(fixed) = fixed {
-            return Ok(Self(Kind::Fixed(Version::of(auth, &fixed)?)));
+            return Ok(Self(Kind::Fixed(CredentialVersion::of(auth, &fixed)?)));
         }
         // What stands around live values is as wrong now as it would be for each request.
         let stand_in = Arc::new(Secret::new("x"));
@@ -126,7 +128,7 @@ impl Credential {
         let trial: Vec<_> = trial
             .map(|value| value.unwrap_or_else(|| Arc::clone(&stand_in)))
             .collect();
-        Version::of(auth, &trial)?;
+        CredentialVersion::of(auth, &trial)?;
         let auth = auth.clone();
         Ok(Self(Kind::Live { auth, values }))
     }
@@ -134,13 +136,13 @@ impl Credential {
     /// From the userinfo of an expanded origin: `user:password` is Basic, percent-decoded as in every URL
     /// (RFC 3986 §3.2.1); a token alone is `token <x>`.
     pub(crate) fn from_userinfo(userinfo: &str) -> Result<Self, CredentialError> {
-        Ok(Self(Kind::Fixed(Version(
+        Ok(Self(Kind::Fixed(CredentialVersion(
             of_userinfo(userinfo)?.into_header()?,
         ))))
     }
 
     /// As it is now.
-    pub(crate) async fn now(&self) -> Result<Version, Unavailable> {
+    pub(crate) async fn now(&self) -> Result<CredentialVersion, Unavailable> {
         match &self.0 {
             Kind::Fixed(version) => Ok(version.clone()),
             Kind::Live { auth, values } => {
@@ -148,7 +150,7 @@ impl Credential {
                 for value in values {
                     now.push(value.now().await?);
                 }
-                Version::of(auth, &now).map_err(|error| Unavailable {
+                CredentialVersion::of(auth, &now).map_err(|error| Unavailable {
                     what: "the credential cannot be put together:".to_owned(),
                     why: error.to_string().into(),
                 })
@@ -157,7 +159,38 @@ impl Credential {
     }
 }
 
-impl Version {
+impl Credential {
+    /// Another version than the one that the origin refused, if there is one: what its sources hold by now, once they
+    /// were asked anew. Values that take turns are no newer than each other.
+    pub(crate) async fn renewed(&self, refused: &CredentialVersion) -> Option<CredentialVersion> {
+        let Kind::Live { values, .. } = &self.0 else {
+            return None;
+        };
+        if values.iter().any(Value::takes_turns) {
+            return None;
+        }
+        if self.now().await.is_ok_and(|now| now == *refused) {
+            for value in values {
+                value.renew().await;
+            }
+        }
+        self.now().await.ok().filter(|now| now != refused)
+    }
+
+    /// Has its sources asked anew, and waits for none of them.
+    pub(crate) fn renew_soon(&self) {
+        if let Kind::Live { values, .. } = &self.0 {
+            values.iter().for_each(Value::renew_soon);
+        }
+    }
+}
+
+impl CredentialVersion {
+    /// What tells it from others in the audit log.
+    pub(crate) fn fingerprint(&self, key: &FingerprintKey) -> String {
+        key.of(self.0.as_bytes())
+    }
+
     /// Of values for the sources of `auth`, in their order.
     fn of(auth: &Auth, values: &[Arc<Secret>]) -> Result<Self, CredentialError> {
         let mut values = values.iter();
@@ -332,7 +365,7 @@ mod tests {
     #[test]
     fn debug_shows_no_secret() {
         let shown = format!("{:?}", from_auth(&Auth::Token(template("${T}"))).unwrap());
-        assert_eq!(shown, "Credential(Fixed(Version(Sensitive)))");
+        assert_eq!(shown, "Credential(Fixed(CredentialVersion(Sensitive)))");
         assert_eq!(format!("{:?}", joined(&["s3cret"])), "Secret(..)");
     }
 }

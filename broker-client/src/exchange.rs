@@ -12,22 +12,24 @@ use broker_protocol::hop::Removed;
 use broker_protocol::{AgentName, ErrorCode, Problem, TenantId, hop};
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Method, Request, Response};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use uuid::Uuid;
 
 use crate::answer::{AnswerBody, OriginBody, is_long_lived};
 use crate::audit::{
-    AuditLog, AuditUnavailable, DecisionContext, Ended, OutcomeSlot, Recorded, RefusedTarget,
+    AuditLog, AuditUnavailable, DecisionContext, Ended, Outcome, OutcomeSlot, Recorded,
+    RefusedTarget,
 };
 use crate::config::Explaining;
+use crate::credential::{CredentialVersion, FingerprintKey};
 use crate::denial::Denial;
 use crate::judged_body::BodyKeeper;
 use crate::location;
 use crate::origin::{OriginError, Outgoing};
 use crate::rules::{Route, Rules, RulesInForce};
 use crate::status::StatusBoard;
-use crate::upload::UploadBody;
+use crate::upload::{Upload, UploadBody};
 
 /// Longest request id that is taken from the server; a UUID has 36 bytes.
 const MAX_REQUEST_ID: usize = 64;
@@ -41,6 +43,7 @@ pub(crate) struct Exchange {
     pub(crate) board: StatusBoard,
     pub(crate) bodies: Arc<BodyKeeper>,
     pub(crate) explaining: Explaining,
+    pub(crate) fingerprints: Arc<FingerprintKey>,
 }
 
 /// Why a request does not reach an origin.
@@ -224,21 +227,29 @@ impl Exchange {
             Err(error) => return self.failed(&error, slot, route, context),
         };
         slot.outcome().removed_request_headers = removed;
-        if let Err(error) = outgoing.inject(route, slot.outcome()).await {
-            return self.failed(&error, slot, route, context);
-        }
+        let version = match outgoing.inject(route, slot.outcome()).await {
+            Ok(version) => version,
+            Err(error) => return self.failed(&error, slot, route, context),
+        };
+        self.note_credential(version.as_ref(), slot.outcome());
 
-        let (body, upload) = match (outgoing.take_body(), incoming) {
+        let (body, mut upload) = match (outgoing.take_body(), incoming) {
             (Some(bytes), _) => UploadBody::whole(bytes),
             (None, Some(incoming)) => UploadBody::new(incoming),
             (None, None) => UploadBody::whole(Bytes::new()),
         };
-        let limits = route.timeouts;
-        let answer = tokio::select! {
-            answer = outgoing.send(&route.client, body, slot.outcome()) => answer,
-            error = upload.out_of_time(limits.first_byte, limits.idle) => Err(error),
-        };
+        let repeatable = outgoing.repeatable(&body);
+        let mut answer = send(outgoing, body, &upload, route, slot.outcome()).await;
         slot.outcome().bytes_up = upload.bytes();
+        if let (Some(refused), true) = (&version, is_unauthorized(&answer))
+            && let Some((renewed, outgoing)) = renewed(route, refused, repeatable).await
+        {
+            self.note_credential(Some(&renewed), slot.outcome());
+            slot.outcome().renewed = true;
+            let (body, again) = UploadBody::whole(Bytes::new());
+            upload = again;
+            answer = send(outgoing, body, &upload, route, slot.outcome()).await;
+        }
         let response = match answer {
             Ok(response) => response,
             Err(error) => {
@@ -254,10 +265,15 @@ impl Exchange {
         outcome.removed_response_headers =
             hop::remove_from_response(&mut head.headers, beside_credential);
         outcome.location_passed = location::rewrite(&mut head.headers, &route.origin, &self.agent);
-        let idle = (!is_long_lived(query.as_deref(), &head.headers)).then_some(limits.idle);
+        let is_long_lived = is_long_lived(query.as_deref(), &head.headers);
+        let idle = (!is_long_lived).then_some(route.timeouts.idle);
         head.extensions.clear();
         let body = OriginBody::new(incoming, idle, slot, upload);
         Response::from_parts(head, AnswerBody::Origin(Box::new(body)))
+    }
+
+    fn note_credential(&self, version: Option<&CredentialVersion>, outcome: &mut Outcome) {
+        outcome.credential = version.map(|version| version.fingerprint(&self.fingerprints));
     }
 
     /// The origin gave no answer: says so to the caller without naming the origin, to the log with its cause.
@@ -318,4 +334,40 @@ impl Exchange {
             .request_id(&context.request_id)
             .with("agent", self.agent.as_str())
     }
+}
+
+/// Sends it to the route's origin, within its limits.
+async fn send(
+    outgoing: Outgoing,
+    body: UploadBody,
+    upload: &Upload,
+    route: &Route,
+    outcome: &mut Outcome,
+) -> Result<Response<Incoming>, OriginError> {
+    let limits = route.timeouts;
+    tokio::select! {
+        answer = outgoing.send(&route.client, body, outcome) => answer,
+        error = upload.out_of_time(limits.first_byte, limits.idle) => Err(error),
+    }
+}
+
+fn is_unauthorized(answer: &Result<Response<Incoming>, OriginError>) -> bool {
+    matches!(answer, Ok(response) if response.status() == StatusCode::UNAUTHORIZED)
+}
+
+/// The origin refused the credential: asks for a newer one, and where there is one and the request may be repeated,
+/// gives back both.
+async fn renewed(
+    route: &Route,
+    refused: &CredentialVersion,
+    repeatable: Option<Outgoing>,
+) -> Option<(CredentialVersion, Outgoing)> {
+    let credential = route.credential.as_ref()?;
+    let Some(outgoing) = repeatable else {
+        credential.renew_soon();
+        return None;
+    };
+    let version = credential.renewed(refused).await?;
+    let outgoing = outgoing.with(&version);
+    Some((version, outgoing))
 }

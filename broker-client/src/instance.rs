@@ -7,8 +7,12 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::rand;
 use broker_protocol::InstanceName;
 use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::credential::KEY_LEN;
 
 /// Where agents keep what outlives a process; each instance has a sub-folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,6 +138,32 @@ impl Instance {
         self.file(CONTROL_SOCKET)
     }
 
+    /// The key of the credentials' fingerprints, made at the instance's first start; where there is no folder, this
+    /// process's own.
+    ///
+    /// # Errors
+    /// [`InstanceError::Unusable`] where its file can be neither read nor made, or is no key.
+    pub(crate) fn fingerprint_key(&self) -> Result<Zeroizing<[u8; KEY_LEN]>, InstanceError> {
+        let Some(path) = self.file("fingerprint.key") else {
+            return Ok(new_key());
+        };
+        let key = match fs::read(&path).map(Zeroizing::new) {
+            Ok(bytes) => <[u8; KEY_LEN]>::try_from(bytes.as_slice())
+                .map(Zeroizing::new)
+                .map_err(|_| io::Error::other("is no key: remove it, and a new one is made")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let key = new_key();
+                write_whole(&path, key.as_slice()).map(|()| key)
+            }
+            Err(error) => Err(error),
+        };
+        key.map_err(|source| InstanceError::Unusable {
+            path,
+            uid: own_uid(),
+            source,
+        })
+    }
+
     /// What the operator should know about this instance's folder.
     #[must_use]
     pub fn warning(&self) -> Option<&str> {
@@ -153,6 +183,23 @@ impl Instance {
 
 /// The audit log's name in an instance's folder.
 pub(crate) const AUDIT_LOG: &str = "audit.jsonl";
+
+fn new_key() -> Zeroizing<[u8; KEY_LEN]> {
+    let mut key = Zeroizing::new([0; KEY_LEN]);
+    rand::fill(&mut *key).expect("the system has a random source");
+    key
+}
+
+/// Makes a file that this user alone can read, with all of its content or not at all.
+fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&new)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&new, path)
+}
 
 /// The control socket's name in an instance's folder.
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
@@ -329,6 +376,28 @@ pub(crate) mod tests {
                 .unwrap()
                 .contains("audit log goes to stdout")
         );
+    }
+
+    #[test]
+    fn the_key_of_fingerprints_stays_and_is_its_users_alone() {
+        let data = TestFolder::new();
+        let folder = DataFolder::Named(data.path().into());
+        let key = || {
+            let instance = Instance::open(&folder, &name()).unwrap();
+            instance.fingerprint_key()
+        };
+        let first = key().unwrap();
+        assert_eq!(key().unwrap(), first);
+        let path = folder.of_instance(&name()).join("fingerprint.key");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        let written: Vec<_> = fs::read_dir(path.parent().unwrap()).unwrap().collect();
+        assert_eq!(written.len(), 2, "the lock and the key: {written:?}");
+
+        fs::write(&path, "short").unwrap();
+        let error = key().unwrap_err().to_string();
+        assert!(error.contains("is no key: remove it"), "{error}");
+        fs::remove_file(&path).unwrap();
+        assert_ne!(key().unwrap(), first);
     }
 
     #[test]

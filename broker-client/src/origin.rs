@@ -18,7 +18,7 @@ use hyper_util::client::legacy::{self as client, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::audit::{Outcome, OutcomeSlot, Recorded};
-use crate::credential::Unavailable;
+use crate::credential::{CredentialVersion, Unavailable};
 use crate::proxy::{Proxy, ProxyError, ProxyWay};
 use crate::rules::Route;
 use crate::upload::UploadBody;
@@ -173,18 +173,36 @@ impl Outgoing {
         &mut self,
         route: &Route,
         outcome: &mut Outcome,
-    ) -> Result<(), OriginError> {
+    ) -> Result<Option<CredentialVersion>, OriginError> {
         let removed = hop::remove_overrides(&mut self.headers, &route.kept_headers);
         outcome.removed_request_headers.extend(removed);
         let Some(credential) = &route.credential else {
-            return Ok(());
+            return Ok(None);
         };
         let version = credential.now().await.map_err(OriginError::NoCredential)?;
         let removed = hop::remove_beside_credential(&mut self.headers, &route.kept_headers);
         outcome.removed_request_headers.extend(removed);
         version.inject(&mut self.headers);
         outcome.injected = true;
-        Ok(())
+        Ok(Some(version))
+    }
+
+    /// The same once more, with another credential. RFC 9110 §9.2.2: only where it is safe, and there is nothing of a
+    /// body that would have to be kept.
+    pub(crate) fn repeatable(&self, body: &UploadBody) -> Option<Self> {
+        let is_safe = matches!(self.method, Method::GET | Method::HEAD);
+        (body.is_end_stream() && is_safe).then(|| Self {
+            uri: self.uri.clone(),
+            method: self.method.clone(),
+            headers: self.headers.clone(),
+            body: None,
+        })
+    }
+
+    /// Puts this version in, in place of the one that was refused.
+    pub(crate) fn with(mut self, version: &CredentialVersion) -> Self {
+        version.inject(&mut self.headers);
+        self
     }
 
     /// Sends it, and once more where nothing can have been done with the first.

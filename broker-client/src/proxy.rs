@@ -12,7 +12,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::config::ServerUrl;
-use crate::credential::Version;
+use crate::credential::CredentialVersion;
 
 pub(crate) use connect::{ProxyError, ProxyWay};
 pub use exceptions::Exceptions;
@@ -23,7 +23,7 @@ pub struct Proxy(Arc<Entry>);
 
 struct Entry {
     url: ServerUrl,
-    credential: Option<Version>,
+    credential: Option<CredentialVersion>,
 }
 
 impl Proxy {
@@ -100,7 +100,7 @@ impl FromStr for Proxy {
         if !url.path_below("").is_empty() {
             return Err(ProxyUrlError("a proxy's URL has no path"));
         }
-        let credential = userinfo.map(Version::for_proxy).transpose();
+        let credential = userinfo.map(CredentialVersion::for_proxy).transpose();
         let credential =
             credential.map_err(|_| ProxyUrlError("the proxy's user or password cannot be read"))?;
         Ok(Self(Arc::new(Entry { url, credential })))

@@ -3,15 +3,16 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use broker_client::status::CredentialSource;
 use broker_tests::broker::{Agent, AgentSetup, Server, Site};
-use broker_tests::caller::Caller;
+use broker_tests::caller::{Caller, body};
 use broker_tests::origin::{Answer, Origin};
 use broker_tests::volume::{kubelet_writes, mounted};
 use broker_tests::wait::{took, within};
+use http::{Method, Request};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -73,6 +74,143 @@ async fn a_file_that_is_written_in_place_is_never_used_half() {
     broker.in_use(|| fs::write(&token, "second").unwrap()).await;
 
     assert_eq!(broker.sent().await, "Bearer second");
+}
+
+#[tokio::test]
+async fn a_token_that_ends_as_its_successor_is_mounted_fails_no_request_that_may_be_repeated() {
+    let good_from = Arc::new(AtomicUsize::new(1));
+    let accepted = Arc::clone(&good_from);
+    let origin = Origin::answering(move |request| {
+        let value = request.head.value("authorization").unwrap();
+        let version: usize = value
+            .strip_prefix("Bearer version-")
+            .unwrap()
+            .parse()
+            .unwrap();
+        let is_good = version >= accepted.load(Ordering::SeqCst);
+        Answer::new(if is_good { 200 } else { 401 }, &[], "")
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let token = mounted(folder.path(), "token", "version-1");
+    let rules = rules(&origin, bearer(&from_file(&token)));
+    let broker = Broker::of(origin, rules, |setup| setup).await;
+    let caller = broker.server.caller();
+
+    for version in 2..6 {
+        assert_eq!(caller.get(PATH).await.status(), 200);
+        kubelet_writes(
+            folder.path(),
+            version,
+            "token",
+            &format!("version-{version}"),
+        );
+        good_from.store(version, Ordering::SeqCst);
+        assert_eq!(caller.get(PATH).await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_credential_is_renewed_and_a_request_with_a_body_is_not_sent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    fs::write(&token, "old").unwrap();
+    let good = |value: &str| Answer::new(if value == "Bearer new" { 200 } else { 401 }, &[], "");
+    let command = format!(
+        "credentials: {{exec: {{eks: {{command: [/bin/cat, {}]}}}}}}",
+        token.display()
+    );
+
+    for (method, statuses) in [(Method::GET, [200, 200]), (Method::POST, [401, 200])] {
+        fs::write(&token, "old").unwrap();
+        let origin =
+            Origin::answering(move |request| good(&request.head.value("authorization").unwrap()))
+                .await;
+        let rule = json!({"method": "any", "path": "/a", "origin": origin.url(), "auth": bearer("${exec:eks}")});
+        let broker = Broker::of(origin, json!({"private": [rule]}), |setup| {
+            setup.setting(&command)
+        })
+        .await;
+        broker.until(|sources| sources.len() == 1).await;
+        fs::write(&token, "new").unwrap();
+        let send = async || {
+            let body = if method == Method::POST {
+                body::full("once")
+            } else {
+                body::empty()
+            };
+            let request = Request::builder()
+                .method(&method)
+                .uri(PATH)
+                .body(body)
+                .unwrap();
+            broker.server.caller().send(request).await.status()
+        };
+
+        let before = broker.sources();
+        assert_eq!(send().await, statuses[0]);
+        broker
+            .until(|sources| sources[0].since != before[0].since)
+            .await;
+        assert_eq!(send().await, statuses[1]);
+
+        let seen: Vec<_> = broker
+            .origin
+            .requests()
+            .iter()
+            .map(|request| request.head.value("authorization").unwrap())
+            .collect();
+        let expected: &[&str] = match statuses[0] {
+            200 => &["Bearer old", "Bearer new", "Bearer new"],
+            _ => &["Bearer old", "Bearer new"],
+        };
+        assert_eq!(seen, expected);
+        let outcomes = broker.agent.stop().await;
+        let outcomes: Vec<_> = outcomes
+            .iter()
+            .filter(|line| line["kind"] == "outcome")
+            .collect();
+        assert_eq!(outcomes[0]["renewed"], statuses[0] == 200);
+        assert_eq!(outcomes[0]["status"], statuses[0]);
+        assert_eq!(outcomes[1]["renewed"], false);
+    }
+}
+
+#[tokio::test]
+async fn an_origin_that_refuses_every_value_gets_each_request_once() {
+    let origin = Origin::answering(|_| Answer::new(401, &[], "")).await;
+    let rules = rules(&origin, bearer("${exec:eks}"));
+    let command = "credentials: {exec: {eks: {command: [/bin/echo, a]}}}";
+    let broker = Broker::of(origin, rules, |setup| setup.setting(command)).await;
+    for _ in 0..5 {
+        assert_eq!(broker.server.caller().get(PATH).await.status(), 401);
+    }
+    assert_eq!(broker.origin.requests().len(), 5);
+}
+
+#[tokio::test]
+async fn the_audit_log_tells_versions_of_a_credential_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("token");
+    fs::write(&token, "first").unwrap();
+    let broker = Broker::start(bearer(&from_file(&token)), |setup| setup).await;
+    broker.sent().await;
+    broker.sent().await;
+    broker.in_use(|| fs::write(&token, "second").unwrap()).await;
+    broker.sent().await;
+    broker.in_use(|| fs::write(&token, "first").unwrap()).await;
+    broker.sent().await;
+    assert_eq!(broker.server.caller().get(OTHER_PATH).await.status(), 200);
+
+    let lines = broker.agent.stop().await;
+    let outcomes = lines.iter().filter(|line| line["kind"] == "outcome");
+    let shown: Vec<_> = outcomes.map(|line| line["credential"].as_str()).collect();
+    let [Some(first), again, Some(second), back, None] = shown[..] else {
+        panic!("{shown:?}");
+    };
+    assert_eq!((again, back), (Some(first), Some(first)));
+    assert_ne!(first, second);
+    assert_eq!(first.len(), 16);
 }
 
 #[tokio::test]
@@ -295,10 +433,7 @@ struct Broker {
 impl Broker {
     async fn start(auth: Value, adjust: impl FnOnce(AgentSetup) -> AgentSetup) -> Self {
         let origin = origin().await;
-        let rules = json!({"private": [
-            {"path": "/a", "origin": origin.url(), "auth": auth},
-            {"path": "/other", "origin": origin.url()},
-        ]});
+        let rules = rules(&origin, auth);
         Self::of(origin, rules, adjust).await
     }
 
@@ -381,6 +516,13 @@ impl Broker {
         fs::write(&new, rules.to_string()).unwrap();
         fs::rename(new, file).unwrap();
     }
+}
+
+fn rules(origin: &Origin, auth: Value) -> Value {
+    json!({"private": [
+        {"path": "/a", "origin": origin.url(), "auth": auth},
+        {"path": "/other", "origin": origin.url()},
+    ]})
 }
 
 async fn origin() -> Origin {

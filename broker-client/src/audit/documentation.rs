@@ -115,6 +115,7 @@ fn examples() -> (String, String) {
     outcome.bytes_down = 18_234;
     outcome.removed_request_headers = vec![CONNECTION, COOKIE];
     outcome.injected = true;
+    outcome.credential = Some("5bdcc146bf60754e".to_owned());
     outcome.ended = Ended::Complete;
     let duration = Duration::from_micros(41_276);
     example.add(

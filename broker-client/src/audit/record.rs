@@ -257,6 +257,10 @@ pub struct Outcome {
     pub location_passed: Vec<HeaderName>,
     /// The agent put its own credential in.
     pub injected: bool,
+    /// What tells that credential's version from others, in hex; a keyed hash.
+    pub credential: Option<String>,
+    /// The origin answered 401, and the request was sent once more with a newer version of the credential.
+    pub renewed: bool,
     /// The request was sent a second time, on a fresh connection.
     pub retried: bool,
 }
@@ -273,6 +277,8 @@ impl Outcome {
             removed_response_headers: Vec::new(),
             location_passed: Vec::new(),
             injected: false,
+            credential: None,
+            renewed: false,
             retried: false,
         }
     }

@@ -25,6 +25,9 @@ use crate::status::CredentialSource;
 /// How long after a run that failed the next one may begin; requests in between fail by the one before.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// How long after a run before its time the next one may begin.
+const RENEW_AGAIN: Duration = Duration::from_secs(10);
+
 /// One command, and what it printed last.
 #[derive(Debug)]
 pub(super) struct CommandSource {
@@ -45,6 +48,8 @@ struct State {
     /// When one of the two became another.
     since: Option<SystemTime>,
     run: Option<Run>,
+    /// When it was last run before its time.
+    renewed: Option<Instant>,
 }
 
 /// A command that no rule uses is not run.
@@ -57,7 +62,7 @@ enum Usage {
 }
 
 /// A run that is under way, for all who wait for its end.
-type Run = Shared<BoxFuture<'static, ()>>;
+pub(super) type Run = Shared<BoxFuture<'static, ()>>;
 
 impl CommandSource {
     pub(super) fn new(
@@ -114,6 +119,20 @@ impl CommandSource {
         let state = self.lock();
         let fresh = self.fresh(&state).map(|(value, _)| value);
         fresh.ok_or_else(|| self.unavailable(&state))
+    }
+
+    /// Has it run because its value was refused, or joins the run that is under way; `None` where that would be too soon
+    /// after the last time: an origin may refuse every value.
+    pub(super) fn renew(self: &Arc<Self>) -> Option<Run> {
+        let mut state = self.lock();
+        if state.run.is_none() {
+            let last = state.renewed.filter(|at| at.elapsed() < RENEW_AGAIN);
+            if last.is_some() || failed_lately(&state) {
+                return None;
+            }
+            state.renewed = Some(Instant::now());
+        }
+        Some(self.begin(&mut state))
     }
 
     /// Has it run whatever is kept, unless it is running, and waits for the end.
@@ -302,6 +321,20 @@ mod tests {
         tokio::time::resume();
         run.await;
         assert_eq!(value_of(&source).await, "2");
+    }
+
+    #[tokio::test]
+    async fn a_refused_value_is_renewed_once_in_a_while() {
+        let folder = TestFolder::new();
+        let source = counting(&folder);
+        assert_eq!(value_of(&source).await, "1");
+        let runs: Vec<_> = (0..5).filter_map(|_| source.renew()).collect();
+        join_all(runs).await;
+        assert_eq!(value_of(&source).await, "2");
+        assert!(source.renew().is_none());
+        tokio::time::pause();
+        advance(RENEW_AGAIN).await;
+        assert!(source.renew().is_some());
     }
 
     #[tokio::test]

@@ -78,7 +78,7 @@ impl FileSource {
     }
 
     /// Reads it again, and takes what is new.
-    async fn refresh(&self) {
+    pub(super) async fn refresh(&self) {
         let mut content = self.content().await;
         if self.holds(&content) {
             return;

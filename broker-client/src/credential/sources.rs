@@ -64,6 +64,32 @@ impl Value {
     }
 }
 
+impl Value {
+    pub(super) fn takes_turns(&self) -> bool {
+        matches!(self, Self::Pool(_))
+    }
+
+    /// Asks for what is there by now, before its time.
+    pub(super) async fn renew(&self) {
+        match self {
+            Self::Fixed(_) | Self::Pool(_) => {}
+            Self::File(file) => file.refresh().await,
+            Self::Command(command) => {
+                if let Some(run) = command.renew() {
+                    run.await;
+                }
+            }
+        }
+    }
+
+    /// The same, without waiting for it; a file is read soon anyway.
+    pub(super) fn renew_soon(&self) {
+        if let Self::Command(command) = self {
+            drop(command.renew());
+        }
+    }
+}
+
 impl Sources {
     /// Variables, and the settings' commands.
     pub(crate) fn new(
