@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,10 +23,12 @@ use broker_process::tls::{self, PostQuantum, TlsMin, TlsPolicy};
 use broker_protocol::{AccessToken, AgentName, InstanceName, TokenKind};
 use clap::{Arg, ArgMatches, Command};
 use http::uri::Scheme;
+use ipnet::IpNet;
 
 use crate::accept_file::AcceptFile;
 use crate::instance::DataFolder;
 
+pub use crate::address_policy::AddressPolicy;
 pub use crate::proxy::{Exceptions, Proxies, Proxy, ProxyChoice, ProxyUrlError};
 pub use server_url::{ServerUrl, ServerUrlError};
 pub use table::{LOCAL_LISTEN, TABLE};
@@ -72,6 +74,8 @@ pub struct Config {
     pub proxies: Proxies,
     /// What holds for origins in their place.
     pub origins_proxy: ProxyChoice,
+    /// The addresses that origins may have.
+    pub origin_addresses: AddressPolicy,
     /// What holds for every origin that `origins` does not name.
     pub timeouts: Timeouts,
     /// Where health is told.
@@ -327,6 +331,7 @@ impl Config {
         let extra_ca_certs = authorities(&settings, &table::EXTRA_CA_CERTS);
         let proxies = proxies(&settings, &mut warnings);
         let origins_proxy = proxy_choice(&settings, &table::ORIGINS_PROXY);
+        let origin_addresses = settings.optional(&table::ORIGIN_ADDRESSES, networks);
         let local_listen = settings.value(&LOCAL_LISTEN, listen_address);
         let healthcheck_path = settings.value(&table::HEALTHCHECK_PATH, local_path);
         let data = data_folder(&settings);
@@ -349,6 +354,7 @@ impl Config {
             extra_ca_certs,
             proxies,
             origins_proxy,
+            origin_addresses: AddressPolicy::naming(origin_addresses.unwrap_or_default()),
             timeouts,
             local_listen,
             healthcheck_path,
@@ -682,6 +688,20 @@ fn proxies(settings: &Settings<'_>, warnings: &mut Vec<String>) -> Proxies {
         https: settings.optional(&table::HTTPS_PROXY, str::parse),
         except,
     }
+}
+
+fn networks(text: &str) -> Result<Vec<IpNet>, String> {
+    let entries = text.split(',').map(str::trim);
+    let network = |entry: &str| {
+        let address = entry.parse::<IpAddr>().map(IpNet::from);
+        entry.parse::<IpNet>().or(address).map_err(|_| {
+            format!(
+                "{} is neither a network nor an address (write 169.254.10.0/24, or several with commas between)",
+                shown(entry)
+            )
+        })
+    };
+    entries.map(network).collect()
 }
 
 fn proxy_choice(settings: &Settings<'_>, setting: &Setting) -> ProxyChoice {

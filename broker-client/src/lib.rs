@@ -4,6 +4,7 @@
 //! [`Agent`] is the whole of it; `exchange.rs` is one request end to end, to be read first.
 
 mod accept_file;
+mod address_policy;
 pub mod agent;
 mod answer;
 pub mod audit;

@@ -11,22 +11,29 @@ use broker_protocol::{ErrorCode, MAX_STREAMS, hop};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{
+    Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+};
 use http_body::Body;
 use hyper::body::Incoming;
+use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::client::legacy::{self as client, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use crate::address_policy::AddressPolicy;
 use crate::audit::{Outcome, OutcomeSlot, Recorded};
 use crate::credential::{CredentialVersion, Unavailable};
 use crate::proxy::{Proxy, ProxyError, ProxyWay};
 use crate::rules::Route;
 use crate::upload::UploadBody;
 pub(crate) use connector::prepare_socket as prepare_origin_socket;
-use connector::{Connector, KEEP_ALIVE, KEEP_ALIVE_ANSWER, Used};
+use connector::{Connector, KEEP_ALIVE, KEEP_ALIVE_ANSWER, Past};
 
 /// Idle connections are closed well before origins close them: nginx does after 75 s, others after 20.
 const IDLE: Duration = Duration::from_secs(15);
+/// No request begins on a connection that is older: its name may have another address by now, and its certificate may
+/// have ended.
+const MAX_AGE: Duration = Duration::from_secs(5 * 60);
 /// An HTTP/2 origin's window for each stream, in bytes, as in the tunnel.
 const H2_STREAM_WINDOW: u32 = 256 * 1024;
 /// All streams' together, in bytes: what those of two tunnels, the default, can fill. Were it less, callers that stop
@@ -82,12 +89,13 @@ impl OriginClient {
     pub(crate) fn new(
         tls: Option<Arc<rustls::ClientConfig>>,
         proxy: Option<ProxyWay>,
+        addresses: AddressPolicy,
         connect_timeout: Duration,
     ) -> Self {
         let reader = proxy.as_ref().filter(|_| tls.is_none());
         Self {
             reader: reader.map(|way| way.proxy.clone()),
-            http: settings().build(Connector::new(tls, proxy, connect_timeout)),
+            http: settings().build(Connector::new(tls, proxy, addresses, connect_timeout)),
         }
     }
 
@@ -98,7 +106,19 @@ impl OriginClient {
         if let Some(proxy) = &self.reader {
             proxy.inject(request.headers_mut());
         }
-        self.http.request(request).await
+        let connection = capture_connection(&mut request);
+        let answer = self.http.request(request).await;
+        if let Some(connected) = connection.connection_metadata().as_ref() {
+            let mut known = Extensions::new();
+            connected.get_extras(&mut known);
+            if known
+                .get::<Past>()
+                .is_some_and(|past| past.age() + IDLE >= MAX_AGE)
+            {
+                connected.poison();
+            }
+        }
+        answer
     }
 
     /// An answer, unless it is the proxy's own (RFC 9110 §15.5.8).
@@ -268,8 +288,8 @@ fn request<B: Body>(uri: Uri, method: Method, mut headers: HeaderMap, body: B) -
 
 /// Marks the connection as used, and refuses an answer that nobody asked for or that the tunnel would not take.
 fn accept(response: Response<Incoming>) -> Result<Response<Incoming>, OriginError> {
-    if let Some(used) = response.extensions().get::<Used>() {
-        used.note();
+    if let Some(past) = response.extensions().get::<Past>() {
+        past.note_answer();
     }
     if response.status().is_informational() {
         return Err(OriginError::Protocol(
@@ -295,9 +315,9 @@ fn header_bytes(headers: &HeaderMap) -> usize {
 /// Whether a connection that had already served a request was closed before any byte of this answer.
 fn closed_while_reused(error: &hyper_util::client::legacy::Error) -> bool {
     let was_used = error.connect_info().is_some_and(|info| {
-        let mut extensions = http::Extensions::new();
+        let mut extensions = Extensions::new();
         info.get_extras(&mut extensions);
-        extensions.get::<Used>().is_some_and(Used::is_noted)
+        extensions.get::<Past>().is_some_and(Past::has_answered)
     });
     was_used
         && hyper_cause(error).is_some_and(|error| {
@@ -348,6 +368,7 @@ fn causes<'e>(
 mod tests {
     use std::convert::Infallible;
     use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use bytes::Bytes;
     use futures_util::stream;
@@ -370,9 +391,12 @@ mod tests {
     #[tokio::test]
     async fn a_watch_ends_when_its_http2_origin_has_vanished() {
         let (listener, uri) = listen().await;
-        let client = settings()
-            .http2_only(true)
-            .build(Connector::new(None, None, KEEP_ALIVE));
+        let client = settings().http2_only(true).build(Connector::new(
+            None,
+            None,
+            AddressPolicy::default(),
+            KEEP_ALIVE,
+        ));
         let request = request(uri, Method::GET, HeaderMap::new(), UploadBody::empty());
         let answer = client.request(request);
         let mut answer = std::pin::pin!(answer);
@@ -409,9 +433,12 @@ mod tests {
             (true, Method::POST),
         ] {
             let (listener, uri) = listen().await;
-            let client = settings()
-                .http2_only(is_http2)
-                .build(Connector::new(None, None, KEEP_ALIVE));
+            let client = settings().http2_only(is_http2).build(Connector::new(
+                None,
+                None,
+                AddressPolicy::default(),
+                KEEP_ALIVE,
+            ));
             let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from("body")))];
             let body = StreamBody::new(stream::iter(frames));
             let request = request(uri, method.clone(), HeaderMap::new(), body);
@@ -446,6 +473,46 @@ mod tests {
             let chunked = (!is_http2).then_some(b"chunked".as_slice());
             assert_eq!(framing, chunked, "{method} {is_http2}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_given_up_before_it_is_five_minutes_old() {
+        let (listener, uri) = listen().await;
+        let client = OriginClient::new(None, None, AddressPolicy::default(), KEEP_ALIVE);
+        let connections = AtomicU32::new(0);
+        let serve = async {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                connections.fetch_add(1, Ordering::Relaxed);
+                let service = service_fn(|_| async {
+                    Ok::<_, Infallible>(Response::new(Full::new(Bytes::new())))
+                });
+                let origin = http1::Builder::new();
+                drop(origin.serve_connection(TokioIo::new(tcp), service).await);
+            }
+        };
+        let step = Duration::from_secs(10);
+        let ask = async {
+            let mut oldest = Duration::ZERO;
+            while connections.load(Ordering::Relaxed) < 2 {
+                let request = Request::get(uri.clone()).body(UploadBody::empty());
+                let answer = client.request(request.unwrap()).await.unwrap();
+                oldest = oldest.max(answer.extensions().get::<Past>().unwrap().age());
+                answer.into_body().collect().await.unwrap();
+                tokio::time::pause();
+                tokio::time::advance(step).await;
+                tokio::time::resume();
+            }
+            oldest
+        };
+
+        let oldest = tokio::select! {
+            oldest = ask => oldest,
+            () = serve => panic!("the origin stays"),
+        };
+
+        assert!(oldest < MAX_AGE, "{oldest:?}");
+        assert!(oldest > MAX_AGE - IDLE - step, "{oldest:?}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
+use crate::address_policy::is_this_machine;
 use crate::config::ServerUrl;
 use crate::credential::CredentialVersion;
 
@@ -127,7 +128,7 @@ impl Proxies {
         } else {
             self.http.as_ref()
         };
-        proxy.filter(|_| !exceptions::is_this_machine(host) && !self.except.has(host, port))
+        proxy.filter(|_| !is_this_machine(host) && !self.except.has(host, port))
     }
 }
 

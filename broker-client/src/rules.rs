@@ -14,6 +14,7 @@ use http::HeaderName;
 use http::uri::{Authority, Scheme};
 
 use crate::accept_file::AcceptFile;
+use crate::address_policy::{is_shortened_address, literal};
 use crate::config::{self, Accept, Config, MissingVariables, Origins, Timeouts};
 use crate::credential::{Credential, CredentialError, Sources};
 use crate::origin::{OriginClient, prepare_origin_socket};
@@ -341,6 +342,8 @@ impl<'r> Resolver<'r> {
                 error.about(template.as_str())
             )
         })?;
+        self.check_address(origin.authority().host())
+            .map_err(|error| format!("origin: {error}"))?;
         let credential = match (rule.auth(), userinfo) {
             (Some(auth), _) => Some(Credential::from_auth(auth, self.sources)),
             (None, Some(userinfo)) => Some(Credential::from_userinfo(userinfo)),
@@ -385,11 +388,30 @@ impl<'r> Resolver<'r> {
                 let is_tls = *origin.scheme() == Scheme::HTTPS;
                 let tls = is_tls.then(|| self.tls()).transpose()?;
                 let way = proxy.map(|proxy| self.way_through(proxy)).transpose()?;
-                OriginClient::new(tls, way, timeouts.connect)
+                OriginClient::new(
+                    tls,
+                    way,
+                    self.config.origin_addresses.clone(),
+                    timeouts.connect,
+                )
             }
         };
         self.clients.by_origin.insert(key, client.clone());
         Ok(client)
+    }
+
+    /// An address that is written out is judged now; what a name resolves to, with each connection.
+    fn check_address(&self, host: &str) -> Result<(), String> {
+        if is_shortened_address(host) {
+            return Err(format!(
+                "{host:?} is an address that is not written out (write four decimal numbers, as in 10.0.0.1)"
+            ));
+        }
+        let Some(address) = literal(host) else {
+            return Ok(());
+        };
+        let permit = self.config.origin_addresses.permit(host, address);
+        permit.map_err(|error| error.to_string())
     }
 
     fn way_through(&self, proxy: &Proxy) -> Result<ProxyWay, String> {

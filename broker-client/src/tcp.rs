@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -21,9 +22,25 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 /// Sets what a socket needs for its use.
 pub(crate) type Prepare = fn(&TcpStream) -> io::Result<()>;
 
-/// Connects to a host, a name or an address, at this port. How long that may take is the caller's to say.
+/// Finds the addresses of a host, a name or an address, at a port.
+pub(crate) type Resolve = fn(String, u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
+
+/// Asks the system.
+pub(crate) fn resolve(host: String, port: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+    Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
+}
+
+/// Connects to a host at this port. How long that may take is the caller's to say.
 pub(crate) async fn connect(host: &str, port: u16, prepare: Prepare) -> io::Result<TcpStream> {
-    let addresses = tokio::net::lookup_host((host, port)).await?.collect();
+    let addresses = resolve(host.to_owned(), port).await?;
+    connect_to(addresses, prepare).await
+}
+
+/// Connects to one of these addresses.
+pub(crate) async fn connect_to(
+    addresses: Vec<SocketAddr>,
+    prepare: Prepare,
+) -> io::Result<TcpStream> {
     let connect = async |address| {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}"));
         TcpStream::connect(address).await.map_err(named)

@@ -209,6 +209,30 @@ async fn an_origin_behind_a_proxy_that_gives_no_way_is_unreachable() {
 }
 
 #[tokio::test]
+async fn an_origin_that_is_written_as_an_address_where_none_may_lead_stops_the_agent() {
+    let server = Server::start(Site::simple()).await;
+    for (origin, expected) in [
+        ("http://169.254.169.254", "is a cloud's metadata service"),
+        (
+            "http://[::ffff:169.254.169.254]",
+            "is a cloud's metadata service",
+        ),
+        ("http://[64:ff9b::7f00:1]", "is this machine itself"),
+        ("http://0.0.0.0:8080", "is no host's address"),
+        ("http://2852039166", "is an address that is not written out"),
+    ] {
+        let setup = AgentSetup::allowing_everything(origin);
+        let refused = setup.try_start(&server).await.map(drop);
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("private[0]: origin: "), "{refused}");
+        assert!(refused.contains(expected), "{refused}");
+    }
+    let setup = AgentSetup::allowing_everything("http://169.254.10.1")
+        .setting("origin-addresses: {allow: '169.254.10.0/24, fe80::1'}");
+    setup.try_start(&server).await.map(drop).unwrap();
+}
+
+#[tokio::test]
 async fn node_extra_ca_certs_count_for_server_and_origins() {
     let ca = Ca::new("everything");
     let origin = Origin::tls_answering(&ca.loopback("origin"), |_| Answer::json("[]")).await;

@@ -156,6 +156,13 @@ pub(super) const ORIGINS_PROXY: Setting = Setting::new(
 )
 .without_flag()
 .env(&["BROKER_ORIGINS_PROXY"]);
+pub(super) const ORIGIN_ADDRESSES: Setting = Setting::new(
+    "origin-addresses.allow",
+    "LIST",
+    "Networks, divided by commas, where origins may lead though they are link-local, multicast, unspecified, broadcast, \
+     a cloud's metadata service, or this machine under another name than its own",
+)
+.env(&["BROKER_ORIGIN_ADDRESSES_ALLOW"]);
 pub(super) const EXTRA_CA_CERTS: Setting = Setting::new(
     "extra-ca-certs",
     "FILE",
@@ -299,6 +306,7 @@ pub static TABLE: Table = Table {
                 TUNNEL_PROXY,
                 ORIGINS_PROXY,
                 EXTRA_CA_CERTS,
+                ORIGIN_ADDRESSES,
             ],
             sections: &[],
         },

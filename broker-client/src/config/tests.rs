@@ -388,6 +388,21 @@ fn what_is_wrong_with_a_proxy_is_told_without_its_password() {
 }
 
 #[test]
+fn addresses_of_origins_are_named_as_networks() {
+    let folder = Folder::new();
+    let allow = |text| folder.with(&[("BROKER_ORIGIN_ADDRESSES_ALLOW", text)]);
+    let named = ["169.254.10.0/24", "fe80::1/128"].map(|network| network.parse().unwrap());
+    assert_eq!(
+        allow("169.254.10.0/24, fe80::1").unwrap().origin_addresses,
+        AddressPolicy::naming(named.into())
+    );
+    assert_refused(
+        allow("169.254.10.0/24,tool.corp"),
+        "\"tool.corp\" is neither a network nor an address",
+    );
+}
+
+#[test]
 fn each_file_of_authorities_counts_where_it_says() {
     let folder = Folder::new();
     let key = rcgen::KeyPair::generate().unwrap();

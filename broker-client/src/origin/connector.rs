@@ -17,10 +17,12 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tower_service::Service;
 
+use crate::address_policy::AddressPolicy;
 use crate::proxy::{Proxy, ProxyWay};
-use crate::tcp::{self, Transport};
+use crate::tcp::{self, Resolve, Transport};
 
 /// How long a connection may be silent before its origin is asked whether it is still there: a watch may wait for
 /// ever, and an origin that vanished says nothing.
@@ -33,7 +35,7 @@ const TCP_KEEP_ALIVE_TRIES: u32 = 3;
 type BoxError = Box<dyn Error + Send + Sync>;
 type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
-/// Connects within a time limit, TLS included, and keeps a note of which connections have served.
+/// Connects within a time limit, TLS included, and keeps a note of what each connection has seen.
 #[derive(Clone)]
 pub(super) struct Connector {
     inner: HttpsConnector<Ways>,
@@ -45,6 +47,7 @@ impl Connector {
     pub(super) fn new(
         tls: Option<Arc<rustls::ClientConfig>>,
         proxy: Option<ProxyWay>,
+        addresses: AddressPolicy,
         timeout: Duration,
     ) -> Self {
         let tls = tls.unwrap_or_else(no_tls);
@@ -52,7 +55,12 @@ impl Connector {
             .with_tls_config((*tls).clone())
             .https_or_http();
         let through = proxy.as_ref().map(|way| way.proxy.clone());
-        let ways = Ways { proxy, timeout };
+        let ways = Ways {
+            proxy,
+            addresses,
+            resolve: tcp::resolve,
+            timeout,
+        };
         Self {
             inner: https.enable_http1().enable_http2().wrap_connector(ways),
             timeout,
@@ -90,7 +98,7 @@ impl Service<Uri> for Connector {
             match tokio::time::timeout(timeout, connecting).await {
                 Ok(connected) => Ok(OriginConnection {
                     io: connected?,
-                    used: Used::default(),
+                    past: Past::begin(),
                 }),
                 Err(_) => {
                     let through = through.unwrap_or_default();
@@ -105,7 +113,30 @@ impl Service<Uri> for Connector {
 #[derive(Clone)]
 struct Ways {
     proxy: Option<ProxyWay>,
+    addresses: AddressPolicy,
+    resolve: Resolve,
     timeout: Duration,
+}
+
+impl Ways {
+    /// To one of the addresses that the name has now and that are permitted: they are judged here, after the last
+    /// look-up, so that no later one can lead elsewhere.
+    async fn directly(&self, host: &str, port: u16) -> Result<TcpStream, BoxError> {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let found = (self.resolve)(bare.to_owned(), port).await?;
+        let mut permitted = Vec::with_capacity(found.len());
+        let mut refused = None;
+        for address in found {
+            match self.addresses.permit(host, address.ip()) {
+                Ok(()) => permitted.push(address),
+                Err(why) => refused = Some(why),
+            }
+        }
+        match refused {
+            Some(why) if permitted.is_empty() => Err(why.into()),
+            _ => Ok(tcp::connect_to(permitted, prepare_socket).await?),
+        }
+    }
 }
 
 impl Service<Uri> for Ways {
@@ -118,22 +149,20 @@ impl Service<Uri> for Ways {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Self { proxy, timeout } = self.clone();
+        let ways = self.clone();
         Box::pin(async move {
+            let proxy = &ways.proxy;
             let host = uri.host().ok_or("the origin has no host")?;
             let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
             let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-            let io: Box<dyn Transport> = match &proxy {
-                None => {
-                    let bare = host.trim_start_matches('[').trim_end_matches(']');
-                    Box::new(tcp::connect(bare, port, prepare_socket).await?)
-                }
+            let io: Box<dyn Transport> = match proxy {
+                None => Box::new(ways.directly(host, port).await?),
                 Some(proxy) if is_tls => {
                     proxy
-                        .reach_through(&format!("{host}:{port}"), timeout)
+                        .reach_through(&format!("{host}:{port}"), ways.timeout)
                         .await?
                 }
-                Some(proxy) => proxy.reach(timeout).await?,
+                Some(proxy) => proxy.reach(ways.timeout).await?,
             };
             Ok(Way {
                 io: TokioIo::new(io),
@@ -152,17 +181,33 @@ pub(crate) fn prepare_socket(tcp: &TcpStream) -> io::Result<()> {
     SockRef::from(tcp).set_tcp_keepalive(&keep_alive)
 }
 
-/// Whether a connection has already answered a request.
-#[derive(Clone, Default)]
-pub(super) struct Used(Arc<AtomicBool>);
+/// What a connection has seen; clones are of the same one.
+#[derive(Clone)]
+pub(super) struct Past {
+    opened: Instant,
+    has_answered: Arc<AtomicBool>,
+}
 
-impl Used {
-    pub(super) fn note(&self) {
-        self.0.store(true, Ordering::Relaxed);
+impl Past {
+    fn begin() -> Self {
+        Self {
+            opened: Instant::now(),
+            has_answered: Arc::default(),
+        }
     }
 
-    pub(super) fn is_noted(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// How old it is.
+    pub(super) fn age(&self) -> Duration {
+        self.opened.elapsed()
+    }
+
+    pub(super) fn note_answer(&self) {
+        self.has_answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has already answered a request.
+    pub(super) fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Relaxed)
     }
 }
 
@@ -181,12 +226,12 @@ impl Connection for Way {
 /// A connection to an origin.
 pub(super) struct OriginConnection {
     io: MaybeHttpsStream<Way>,
-    used: Used,
+    past: Past,
 }
 
 impl Connection for OriginConnection {
     fn connected(&self) -> Connected {
-        self.io.connected().extra(self.used.clone())
+        self.io.connected().extra(self.past.clone())
     }
 }
 
@@ -243,9 +288,69 @@ read_and_write_io!(OriginConnection);
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+    use futures_util::FutureExt as _;
+    use futures_util::future::BoxFuture;
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_name_that_leads_elsewhere_later_is_not_followed_there() {
+        static IS_REBOUND: AtomicBool = AtomicBool::new(false);
+        fn rebinding(_: String, port: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+            let last = if IS_REBOUND.load(Ordering::Relaxed) {
+                1
+            } else {
+                2
+            };
+            let address = (Ipv4Addr::new(127, 0, 0, last), port).into();
+            Box::pin(async move { Ok(vec![address]) })
+        }
+        // Stands for the addresses outside that no test can listen at.
+        let allowed = "127.0.0.2/32".parse().unwrap();
+        let mut ways = Ways {
+            proxy: None,
+            addresses: AddressPolicy::naming(vec![allowed]),
+            resolve: rebinding,
+            timeout: KEEP_ALIVE,
+        };
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let uri: Uri = format!("http://tool.test:{port}").parse().unwrap();
+
+        ways.call(uri.clone()).await.map(drop).unwrap();
+        listener.accept().await.unwrap();
+        IS_REBOUND.store(true, Ordering::Relaxed);
+        let refused = ways.call(uri).await.map(drop).unwrap_err().to_string();
+
+        let expected = "127.0.0.1 is this machine itself, where no origin may lead";
+        assert!(refused.starts_with(expected), "{refused}");
+        assert!(listener.accept().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn of_a_names_addresses_those_that_are_refused_are_left_out() {
+        fn mixed(_: String, port: u16) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+            let addresses = ["169.254.169.254", "127.0.0.2"];
+            let addresses =
+                addresses.map(|address| (address.parse::<IpAddr>().unwrap(), port).into());
+            Box::pin(async move { Ok(addresses.into()) })
+        }
+        let listener = TcpListener::bind("127.0.0.2:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let ways = Ways {
+            proxy: None,
+            addresses: AddressPolicy::default(),
+            resolve: mixed,
+            timeout: KEEP_ALIVE,
+        };
+
+        let tcp = ways.directly("localhost", address.port()).await.unwrap();
+
+        assert_eq!(tcp.peer_addr().unwrap(), address);
+    }
 
     #[tokio::test]
     async fn tcp_asks_after_an_origin_that_is_silent() {

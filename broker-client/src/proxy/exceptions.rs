@@ -59,15 +59,6 @@ impl Exceptions {
     }
 }
 
-/// Whether a host is on this machine by its very name, whatever a resolver says.
-pub(super) fn is_this_machine(host: &str) -> bool {
-    let host = plain(host);
-    match host.parse::<IpAddr>() {
-        Ok(address) => address.to_canonical().is_loopback(),
-        Err(_) => is_below(&host, "localhost"),
-    }
-}
-
 /// In lower case, without an IPv6 address's brackets or a name's last dot.
 fn plain(host: &str) -> String {
     let bare = host
