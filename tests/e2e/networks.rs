@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use broker_tests::broker::{Agent, AgentSetup, Server, Site};
 use broker_tests::certs::Ca;
 use broker_tests::origin::{Answer, Origin};
-use broker_tests::programs::{ForwardProxy, NAME_BEHIND_PROXY, PROXY_PASSWORD};
+use broker_tests::programs::{
+    AgentProcess, ForwardProxy, NAME_BEHIND_PROXY, PROXY_PASSWORD, ServerProcess,
+};
 use broker_tests::scripted_proxy::{Behaviour, ScriptedProxy};
 use broker_tests::wait::within;
 use rustls::ServerConfig;
@@ -104,6 +108,33 @@ async fn a_proxy_that_wants_another_credential_says_so_and_is_asked_again() {
 }
 
 #[tokio::test]
+async fn the_proxys_password_is_in_no_log() {
+    let proxy = ForwardProxy::tinyproxy().await;
+    let origin = Origin::answering(|_| Answer::json("[]")).await;
+    let server = ServerProcess::start(Site::simple()).await;
+    let setup = AgentSetup::allowing_everything(&origin.url())
+        .variable("BROKER_TUNNEL_PROXY", &proxy.url())
+        .variable("BROKER_ORIGINS_PROXY", &proxy.url())
+        .variable("LOG_LEVEL", "trace");
+    let agent = AgentProcess::start(&setup, &server).await;
+    let answer = server.caller().get("/broker/sonarqube/x").await;
+    assert_eq!(answer.status(), 200);
+
+    let written = [
+        agent.child().stdout().text(),
+        agent.child().stderr().text(),
+        server.child().stderr().text(),
+    ]
+    .concat();
+
+    assert!(written.contains("successfully established"), "{written}");
+    let basic = STANDARD.encode(format!("agent:{PROXY_PASSWORD}"));
+    for secret in [PROXY_PASSWORD, &basic] {
+        assert!(!written.contains(secret), "{written}");
+    }
+}
+
+#[tokio::test]
 async fn each_fault_of_a_proxy_has_its_own_name_and_the_agent_comes_back_by_itself() {
     let server = Server::start(Site::simple().without_tls()).await;
     let refusing = |head: &str| Behaviour::Answer(format!("HTTP/1.1 {head}\r\n\r\n"));
@@ -153,6 +184,33 @@ async fn a_proxy_that_opens_tls_is_refused_for_its_authority_or_its_version() {
         let behaviour = Behaviour::OpenTls(TlsAcceptor::from(tls));
         fails_then_comes_back(&server, behaviour, expected).await;
     }
+}
+
+#[tokio::test]
+async fn a_proxy_that_inspects_is_let_in_by_its_authority_alone() {
+    let ca = Ca::new("everything");
+    let origin = Origin::tls_answering(&ca.loopback("origin"), |_| Answer::json("[]")).await;
+    let proxy = ForwardProxy::mitmproxy(&ca).await;
+    let server = Server::start(Site::simple().signed_by(ca)).await;
+    let setup = AgentSetup::allowing_everything(&origin.url())
+        .variable("BROKER_TUNNEL_PROXY", &proxy.url())
+        .variable("BROKER_ORIGINS_PROXY", &proxy.url());
+
+    let refusing = setup.try_start(&server).await.unwrap();
+    let error = refusing.error_with("TLS with ").await;
+    assert!(error.contains("NODE_EXTRA_CA_CERTS"), "{error}");
+    assert_eq!(code(&refusing), "tls-untrusted");
+    drop(refusing);
+
+    let authority = proxy.authority().display().to_string();
+    let trusting = setup.variable("NODE_EXTRA_CA_CERTS", &authority);
+    let _agent = trusting.start(&server).await;
+    let answer = server
+        .caller()
+        .get(&format!("/broker/sonarqube{TARGET}"))
+        .await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(origin.requests()[0].head.target(), TARGET);
 }
 
 /// The agent finds no way through a proxy that behaves so, says so by this code, and has its tunnels as soon as the

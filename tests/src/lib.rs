@@ -1,6 +1,6 @@
 //! The harness of the end-to-end tests, and of the benchmark.
 //!
-//! - [`programs`] starts real programs: nginx, squid, tinyproxy, Node's proxy, and our own binaries.
+//! - [`programs`] starts real programs: nginx, squid, tinyproxy, mitmproxy, Node's proxy, and our own binaries.
 //! - [`scripted_proxy::ScriptedProxy`] has the faults of the proxies that lead out of a company's network.
 //! - [`broker`] runs our own server and agent within the test.
 //! - [`origin::Origin`] and [`caller::Caller`] stand at the two ends and see every byte.

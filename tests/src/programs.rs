@@ -7,7 +7,7 @@ mod forward_proxy;
 mod nginx;
 mod node_proxy;
 
-pub use broker::{AgentProcess, ServerProcess, broker_command, broker_program};
+pub use broker::{AgentProcess, ServerProcess, broker_command, broker_program, target_folder};
 pub use child::{Child, Ending, Output};
 pub use curl::{Curl, CurlAnswer};
 pub use forward_proxy::{ForwardProxy, NAME_BEHIND_PROXY, PROXY_PASSWORD};

@@ -34,14 +34,23 @@ pub fn broker_command(program: &str) -> Command {
 /// # Panics
 /// When it is not built.
 pub fn broker_program(program: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let built = test.ancestors().nth(2).unwrap().join(program);
+    let built = profile_folder().join(program);
     assert!(
         built.exists(),
         "{}: run `cargo build --workspace` first, as ./check does",
         built.display()
     );
     built
+}
+
+/// Where Cargo puts all that it builds, of every profile.
+pub fn target_folder() -> PathBuf {
+    profile_folder().parent().unwrap().to_owned()
+}
+
+fn profile_folder() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.ancestors().nth(2).unwrap().to_owned()
 }
 
 /// A running `broker-server`.

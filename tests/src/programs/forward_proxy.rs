@@ -1,14 +1,15 @@
-//! Proxies that lead out of a company's network, as real programs: squid and tinyproxy.
+//! Proxies that lead out of a company's network, as real programs: squid, tinyproxy, and mitmproxy, which opens TLS.
 
 use std::fs::{self, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::programs::{Child, Ending, Signal, free_port};
+use crate::certs::Ca;
+use crate::programs::{Child, Ending, Signal, free_port, target_folder};
 
 /// The user whom both let through, by Basic authentication.
 const USER: &str = "agent";
@@ -104,6 +105,42 @@ impl ForwardProxy {
             .line_with("Accepting connections")
             .await;
         proxy
+    }
+
+    /// mitmproxy, which opens TLS with an authority of its own ([`ForwardProxy::authority`]) and trusts `behind` for
+    /// what is behind it.
+    pub async fn mitmproxy(behind: &Ca) -> Self {
+        let program = target_folder().join("mitmproxy/bin/mitmdump");
+        assert!(program.exists(), "{}: run ./check", program.display());
+        let proxy = Self::start(
+            program.to_str().unwrap(),
+            |folder, port| {
+                format!(
+                    "listen_host: 127.0.0.1
+listen_port: {port}
+confdir: {}
+proxyauth: {USER}:{PROXY_PASSWORD}
+ssl_verify_upstream_trusted_ca: {}\n",
+                    folder.display(),
+                    behind.file().display()
+                )
+            },
+            |command, file| {
+                let folder = file.parent().unwrap();
+                fs::rename(file, folder.join("config.yaml")).unwrap();
+                command
+                    .arg("--set")
+                    .arg(format!("confdir={}", folder.display()));
+                command.env("PYTHONUNBUFFERED", "1");
+            },
+        );
+        proxy.child.stdout().line_with("proxy listening at").await;
+        proxy
+    }
+
+    /// The certificate of the authority with which it opens TLS.
+    pub fn authority(&self) -> PathBuf {
+        self.folder.path().join("mitmproxy-ca-cert.pem")
     }
 
     fn start(
