@@ -101,10 +101,15 @@ pub(crate) fn is_this_machine(host: &str) -> bool {
 
 /// The address that a host is written as, with or without an IPv6 address's brackets.
 pub(crate) fn literal(host: &str) -> Option<IpAddr> {
+    without_brackets(host).parse().ok()
+}
+
+/// A host without the brackets that an IPv6 address has in a URL (RFC 3986 §3.2.2).
+pub(crate) fn without_brackets(host: &str) -> &str {
     let bare = host
         .strip_prefix('[')
         .and_then(|host| host.strip_suffix(']'));
-    bare.unwrap_or(host).parse().ok()
+    bare.unwrap_or(host)
 }
 
 /// Whether a resolver, or a proxy, could take a host for an IPv4 address in one of its old forms: `127.1`,

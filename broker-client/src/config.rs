@@ -30,6 +30,7 @@ use crate::instance::DataFolder;
 
 pub use crate::address_policy::AddressPolicy;
 pub use crate::proxy::{Exceptions, Proxies, Proxy, ProxyChoice, ProxyUrlError};
+pub(crate) use server_url::default_port;
 pub use server_url::{ServerUrl, ServerUrlError};
 pub use table::{LOCAL_LISTEN, TABLE};
 
@@ -234,10 +235,10 @@ pub fn run_command() -> Command {
 /// The arguments of `broker-client status`: what says which agent is asked.
 #[must_use]
 pub fn status_command() -> Command {
-    let settings = [TABLE.config, table::DATA_DIR, table::INSTANCE];
     Command::new("status")
         .about("Ask the agent that runs on this machine how it is")
-        .args(settings.iter().filter_map(Setting::argument))
+        .args(TABLE.config.argument())
+        .args(instance_arguments())
 }
 
 /// The data folder and the instance that [`status_command`] matched.
@@ -399,7 +400,7 @@ impl Config {
     ) -> Option<&'c Proxy> {
         let is_tls = *origin.scheme() == Scheme::HTTPS;
         let port = origin.authority().port_u16();
-        let port = port.unwrap_or(if is_tls { 443 } else { 80 });
+        let port = port.unwrap_or(default_port(is_tls));
         let usual = || {
             self.proxies
                 .towards(is_tls, origin.authority().host(), port)

@@ -141,7 +141,8 @@ impl FromStr for ServerUrl {
     }
 }
 
-fn default_port(is_tls: bool) -> u16 {
+/// The port of `https` and `wss`, or that of `http` and `ws` (RFC 9110 §4.2, RFC 6455 §3).
+pub(crate) fn default_port(is_tls: bool) -> u16 {
     if is_tls { 443 } else { 80 }
 }
 

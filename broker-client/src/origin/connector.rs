@@ -20,7 +20,8 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use crate::address_policy::AddressPolicy;
+use crate::address_policy::{AddressPolicy, without_brackets};
+use crate::config::default_port;
 use crate::proxy::{Proxy, ProxyWay};
 use crate::tcp::{self, Resolve, Transport};
 
@@ -122,8 +123,7 @@ impl Ways {
     /// To one of the addresses that the name has now and that are permitted: they are judged here, after the last
     /// look-up, so that no later one can lead elsewhere.
     async fn directly(&self, host: &str, port: u16) -> Result<TcpStream, BoxError> {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let found = (self.resolve)(bare.to_owned(), port).await?;
+        let found = (self.resolve)(without_brackets(host).to_owned(), port).await?;
         let mut permitted = Vec::with_capacity(found.len());
         let mut refused = None;
         for address in found {
@@ -154,7 +154,7 @@ impl Service<Uri> for Ways {
             let proxy = &ways.proxy;
             let host = uri.host().ok_or("the origin has no host")?;
             let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
-            let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
+            let port = uri.port_u16().unwrap_or(default_port(is_tls));
             let io: Box<dyn Transport> = match proxy {
                 None => Box::new(ways.directly(host, port).await?),
                 Some(proxy) if is_tls => {

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::address_policy::without_brackets;
+
 /// The entries of a `NO_PROXY`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Exceptions(Vec<Exception>);
@@ -61,11 +63,8 @@ impl Exceptions {
 
 /// In lower case, without an IPv6 address's brackets or a name's last dot.
 fn plain(host: &str) -> String {
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
-    let host = bare.unwrap_or_else(|| host.strip_suffix('.').unwrap_or(host));
-    host.to_ascii_lowercase()
+    let host = without_brackets(host);
+    host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
 
 fn is_below(host: &str, domain: &str) -> bool {
