@@ -40,29 +40,18 @@ impl OriginTemplate {
         &self.text
     }
 
-    /// The names of its variables.
-    pub fn variables(&self) -> impl Iterator<Item = &str> {
-        self.template.variables()
-    }
-
     /// Puts in the variables. Userinfo may come with a value: [`split_userinfo`] again, then
     /// [`Origin::parse`].
     ///
     /// # Errors
-    /// When `lookup` has no value for a variable.
-    pub fn expand<V: AsRef<str>>(
+    /// That of `lookup`.
+    pub fn expand<V: AsRef<str>, E>(
         &self,
-        lookup: impl Fn(&str) -> Option<V>,
-    ) -> Result<String, MissingVariable> {
-        self.template.expand(|source| {
-            let (name, value) = match source {
-                Source::Variable(name) => (name, lookup(name)),
-                // `parse` lets none of these in.
-                Source::File(name) | Source::Exec(name) => (name, None),
-            };
-            value.ok_or_else(|| MissingVariable {
-                name: name.to_string(),
-            })
+        lookup: impl Fn(&str) -> Result<V, E>,
+    ) -> Result<String, E> {
+        self.template.expand(|source| match source {
+            // `parse` lets in variables alone.
+            Source::Variable(name) | Source::File(name) | Source::Exec(name) => lookup(name),
         })
     }
 }

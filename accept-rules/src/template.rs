@@ -108,14 +108,6 @@ impl Template {
         self.parts.is_empty()
     }
 
-    /// The names of the variables among them.
-    pub fn variables(&self) -> impl Iterator<Item = &str> {
-        self.sources().filter_map(|source| match source {
-            Source::Variable(name) => Some(&**name),
-            Source::File(_) | Source::Exec(_) => None,
-        })
-    }
-
     /// Puts in the values that `lookup` has, literally: nothing is trimmed or escaped. It is asked once for each of
     /// [`Template::sources`], in order.
     ///

@@ -326,14 +326,9 @@ impl<'r> Resolver<'r> {
         let template = rule
             .origin()
             .ok_or_else(|| "a private rule has no origin".to_owned())?;
-        for name in template.variables() {
-            self.sources
-                .plain_variable(name)
-                .map_err(failed("origin"))?;
-        }
         let expanded = template
-            .expand(|name| self.sources.plain_variable(name).ok())
-            .map_err(|error| failed("origin")(error.into()))?;
+            .expand(|name| self.sources.plain_variable(name))
+            .map_err(failed("origin"))?;
         // A variable's value may bring userinfo of its own.
         let (userinfo, bare) = split_userinfo(&expanded);
         let origin = Origin::parse(&bare).map_err(|error| {
@@ -350,9 +345,9 @@ impl<'r> Resolver<'r> {
             (None, None) => None,
         };
         let credential = credential.transpose().map_err(failed("auth"))?;
-        let timeouts = timeouts(self.config, template.as_str(), rule);
-        let kept_headers = kept_headers(rule)?;
         let settings = origin_settings(self.config, template.as_str());
+        let timeouts = timeouts(settings.timeouts, rule);
+        let kept_headers = kept_headers(rule)?;
         let proxy = self.config.origin_proxy(&settings, &origin);
         let client = self.client(&origin, proxy, timeouts)?;
         Ok(Route {
@@ -433,8 +428,7 @@ impl<'r> Resolver<'r> {
 }
 
 /// As the rule has them, or else as the settings have them for its origin.
-fn timeouts(config: &Config, origin: &str, rule: &Rule) -> Timeouts {
-    let settings = origin_settings(config, origin).timeouts;
+fn timeouts(settings: Timeouts, rule: &Rule) -> Timeouts {
     let own = rule.timeouts();
     Timeouts {
         connect: own.connect.unwrap_or(settings.connect),
