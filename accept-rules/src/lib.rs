@@ -170,7 +170,7 @@ pub use path_pattern::PathPatternError;
 pub use question::UnreadableBody;
 pub use rule::{
     Auth, EncodedSlash, EncodedUnreserved, List, Methods, PatternKind, Rule, RuleIndex,
-    RuleTimeouts,
+    RuleTimeouts, UnknownList,
 };
 pub use rule_set::{Request, RuleSet};
 pub use target::{MAX_TARGET_LEN, RequestTarget, TargetError};

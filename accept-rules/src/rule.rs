@@ -1,9 +1,11 @@
 //! A rule: what it matches, where that goes, and the credential that is put in.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, Method};
+use thiserror::Error;
 
 use crate::condition::{Conditions, Verdict};
 use crate::explain::{Difference, Segment};
@@ -22,6 +24,23 @@ pub enum List {
     Private,
     /// What local applications may send towards the server.
     Public,
+}
+
+/// A name that no list has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("unknown list (use private or public)")]
+pub struct UnknownList;
+
+impl FromStr for List {
+    type Err = UnknownList;
+
+    fn from_str(text: &str) -> Result<Self, UnknownList> {
+        match text {
+            "private" => Ok(Self::Private),
+            "public" => Ok(Self::Public),
+            _ => Err(UnknownList),
+        }
+    }
 }
 
 impl fmt::Display for List {

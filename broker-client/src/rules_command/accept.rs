@@ -8,7 +8,7 @@ use clap::{Arg, ArgMatches, value_parser};
 
 use super::Surroundings;
 use crate::accept_file::AcceptFile;
-use crate::config::{Reading, reading_arguments};
+use crate::config::Reading;
 use crate::rules::encoded_slash;
 
 /// Names the accept file.
@@ -31,15 +31,9 @@ pub(super) fn list_argument() -> Arg {
 
 /// What [`list_argument`] chose.
 pub(super) fn list_of(arguments: &ArgMatches) -> List {
-    match arguments.get_one::<String>("list").map(String::as_str) {
-        Some("public") => List::Public,
-        _ => List::Private,
-    }
-}
-
-/// The arguments that say how it is read.
-pub(super) fn arguments() -> impl Iterator<Item = Arg> {
-    reading_arguments()
+    let list = arguments.get_one::<String>("list");
+    list.and_then(|list| list.parse().ok())
+        .unwrap_or(List::Private)
 }
 
 /// An accept file, read as the agent reads it, but for the values of its variables.

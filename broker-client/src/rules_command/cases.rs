@@ -15,10 +15,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Surroundings;
-use super::accept::{self, Subject, file_argument};
+use super::accept::{Subject, file_argument};
 use super::described::{self, Headers};
 use super::judge::{Asked, Verdict, judge};
 use super::report::{self, Report};
+use crate::config::reading_arguments;
 
 pub(super) fn command() -> Command {
     Command::new("test")
@@ -44,7 +45,7 @@ pub(super) fn command() -> Command {
                 .value_parser(value_parser!(PathBuf))
                 .help("The cases; without it the accept file's name with .tests.yaml for its extension"),
         )
-        .args(accept::arguments())
+        .args(reading_arguments())
 }
 
 pub(super) fn run(arguments: &ArgMatches, surroundings: Surroundings<'_>) -> Result<(), Exit> {
@@ -230,7 +231,7 @@ fn case(node: &Node<'_>) -> Option<Case> {
     let missing = |what: &str| node.problem(format!("{what} is missing"));
     let list = fields
         .get("list")
-        .map_or(Some(List::Private), |node| node.read(list));
+        .map_or(Some(List::Private), |node| node.read(str::parse));
     let time = fields
         .get("at")
         .map_or_else(|| Some(SystemTime::now()), |node| node.read(time));
@@ -317,14 +318,6 @@ fn asked(method: Method, target: &str) -> Asked {
         body: Bytes::new(),
         caller: String::new(),
         time: SystemTime::now(),
-    }
-}
-
-fn list(text: &str) -> Result<List, &'static str> {
-    match text {
-        "private" => Ok(List::Private),
-        "public" => Ok(List::Public),
-        _ => Err("unknown list (use private or public)"),
     }
 }
 

@@ -9,8 +9,9 @@ use clap::{ArgMatches, Command};
 use serde::Serialize;
 
 use super::Surroundings;
-use super::accept::{self, Subject, file_argument};
+use super::accept::{Subject, file_argument};
 use super::report;
+use crate::config::reading_arguments;
 use crate::rules::{RulesError, encoded_slash, unused_origins};
 use crate::status::row;
 
@@ -22,7 +23,7 @@ pub(super) fn command() -> Command {
              with it is told at once.\n\nExample:\n  broker-client rules check accept.json --config agent.yaml",
         )
         .arg(file_argument().required(true))
-        .args(accept::arguments())
+        .args(reading_arguments())
 }
 
 pub(super) fn run(arguments: &ArgMatches, surroundings: Surroundings<'_>) -> Result<(), Exit> {

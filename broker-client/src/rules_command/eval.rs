@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Surroundings;
-use super::accept::{self, Subject, file_argument, list_argument, list_of};
+use super::accept::{Subject, file_argument, list_argument, list_of};
 use super::described::{self, Headers};
 use super::judge::{Asked, Verdict, judge};
+use crate::config::reading_arguments;
 
 /// Longest line, in bytes: a body of several times the usual limit, escaped, and a bound on the memory.
 const MAX_LINE: u64 = 64 << 20;
@@ -43,7 +44,7 @@ pub(super) fn command() -> Command {
                 .required(true)
                 .help("The requests; - is standard input"),
         )
-        .args(accept::arguments())
+        .args(reading_arguments())
 }
 
 pub(super) fn run(arguments: &ArgMatches, surroundings: Surroundings<'_>) -> Result<(), Exit> {

@@ -12,11 +12,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 
 use super::Surroundings;
-use super::accept::{self, Subject, file_argument, list_argument, list_of};
+use super::accept::{Subject, file_argument, list_argument, list_of};
 use super::described;
 use super::judge::{Asked, Verdict, judge};
 use super::recorded;
 use super::report::{self, Report};
+use crate::config::reading_arguments;
 
 pub(super) fn command() -> Command {
     Command::new("explain")
@@ -76,7 +77,7 @@ pub(super) fn command() -> Command {
         )
         .args(recorded::arguments(&["method", "list", "url", "header", "body", "caller"]))
         .group(recorded::group())
-        .args(accept::arguments())
+        .args(reading_arguments())
 }
 
 pub(super) fn run(arguments: &ArgMatches, surroundings: Surroundings<'_>) -> Result<(), Exit> {

@@ -91,10 +91,7 @@ impl Found {
                 log.display()
             )))?
             .ok_or_else(|| not_found(&log, wanted))?;
-        let list = match decision.list.as_str() {
-            "public" => List::Public,
-            _ => List::Private,
-        };
+        let list = decision.list.parse().unwrap_or(List::Private);
         Ok(Self {
             decision,
             list,

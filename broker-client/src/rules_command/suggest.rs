@@ -11,10 +11,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::Surroundings;
-use super::accept::{self, Subject, file_argument};
+use super::accept::{Subject, file_argument};
 use super::judge::{Verdict, judge};
 use super::recorded::{self, Found, Today};
 use super::report::{self, Report, ShownRule};
+use crate::config::reading_arguments;
 
 /// Stands where the operator has to put something: an origin is a variable that is not set.
 const FILL_IN: &str = "${FILL_IN}";
@@ -36,7 +37,7 @@ pub(super) fn command() -> Command {
         .arg(file_argument())
         .args(recorded::arguments(&[]))
         .group(recorded::group().required(true))
-        .args(accept::arguments())
+        .args(reading_arguments())
 }
 
 pub(super) fn run(arguments: &ArgMatches, surroundings: Surroundings<'_>) -> Result<(), Exit> {
