@@ -551,12 +551,16 @@ impl RuleReader<'_> {
             return None;
         };
         report_duplicates(fields, self.place(), &mut self.findings.errors);
+        self.refuse_unknown_keys(fields, known);
+        Some(fields)
+    }
+
+    fn refuse_unknown_keys(&mut self, fields: &Entries, known: &[&'static str]) {
         for (key, _) in fields {
             if key != "//" && !known.contains(&key.as_str()) {
                 self.refuse_unknown_key(key, known);
             }
         }
-        Some(fields)
     }
 
     fn text<'n>(&mut self, field: &'static str, value: &'n Node) -> Option<&'n str> {
@@ -584,6 +588,12 @@ impl RuleReader<'_> {
         self.refuse(field_kind(field, "a list of texts in quotes", value));
         None
     }
+}
+
+/// All of them, once each was read; none where one cannot be used.
+fn all<T, C: FromIterator<T>>(read: impl Iterator<Item = Option<T>>) -> Option<C> {
+    let read: Vec<_> = read.collect();
+    read.into_iter().collect()
 }
 
 pub(crate) fn find<'a>(entries: &'a Entries, key: &str) -> Option<&'a Node> {

@@ -267,7 +267,7 @@ impl Parameter {
 
     fn is_any_segments(&self) -> bool {
         let repeated = self.prefix == Some(DELIMITER) && self.optional && self.repeated;
-        repeated && self.value == without(DELIMITER)
+        repeated && self.has_default_value(DELIMITER)
     }
 
     fn expression(&self) -> String {

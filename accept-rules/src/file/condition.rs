@@ -8,7 +8,7 @@ use crate::condition::{
 };
 use crate::document::Node;
 use crate::file::error::Problem;
-use crate::file::{Entries, RuleReader, field_kind, find};
+use crate::file::{Entries, RuleReader, all, field_kind, find};
 use crate::glob::Glob;
 use crate::js_regex::JsRegex;
 
@@ -32,12 +32,9 @@ impl RuleReader<'_> {
             self.refuse(field_kind("valid", "a list of conditions", value));
             return None;
         };
-        let read: Vec<_> = list
-            .iter()
-            .map(|entry| self.read_condition(entry))
-            .collect();
+        let conditions: Vec<_> = all(list.iter().map(|entry| self.read_condition(entry)))?;
         let (mut query, mut headers, mut body) = (Vec::new(), Vec::new(), Vec::new());
-        for condition in read.into_iter().collect::<Option<Vec<_>>>()? {
+        for condition in conditions {
             match condition {
                 Condition::Query(condition) => query.push(condition),
                 Condition::Header(condition) => headers.push(condition),
@@ -79,17 +76,13 @@ impl RuleReader<'_> {
 
     fn read_query_condition(&mut self, name: &str, fields: &Entries) -> Option<Condition> {
         let values = self.read_values("queryParam", fields)?;
-        let globs: Vec<_> = values
-            .into_iter()
-            .map(|value| {
-                let glob = self.compiled(Glob::parse, value, |error| Problem::QueryGlob {
-                    glob: value.to_owned(),
-                    error,
-                });
-                glob.map(ValueGlob::Minimatch)
-            })
-            .collect();
-        let values = globs.into_iter().collect::<Option<Box<[_]>>>()?;
+        let values = all(values.into_iter().map(|value| {
+            let glob = self.compiled(Glob::parse, value, |error| Problem::QueryGlob {
+                glob: value.to_owned(),
+                error,
+            });
+            glob.map(ValueGlob::Minimatch)
+        }))?;
         Some(Condition::Query(QueryCondition {
             name: name.into(),
             values,

@@ -1,8 +1,8 @@
 //! Rules of the kind `kubernetes`.
 
 use super::error::Problem;
-use super::strict::{Matched, all};
-use super::{Entries, RuleReader, find};
+use super::strict::Matched;
+use super::{Entries, RuleReader, all, find};
 use crate::condition::Conditions;
 use crate::kubernetes::{KubernetesResource, KubernetesRule, NameGlob, Verb};
 use crate::rule::{EncodedSlash, EncodedUnreserved, Methods, Pattern};

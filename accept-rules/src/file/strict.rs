@@ -6,7 +6,7 @@ use http::HeaderName;
 use http::header::AUTHORIZATION;
 
 use super::error::{Problem, nearest};
-use super::{Entries, RuleReader, comment, field_kind, find, report_duplicates};
+use super::{Entries, RuleReader, all, comment, field_kind, find, report_duplicates};
 use crate::condition::{
     BodyCondition, BodyConditions, Conditions, HeaderCondition, QueryCondition, ValueGlob,
 };
@@ -85,7 +85,7 @@ impl RuleReader<'_> {
             Kind::Path => PATH_KEYS,
             Kind::Kubernetes => KUBERNETES_KEYS,
         };
-        self.check_strict_keys(entries, &[SHARED_KEYS, own_keys].concat());
+        self.refuse_unknown_keys(entries, &[SHARED_KEYS, own_keys].concat());
         self.refuse_not_enforced(entries);
         let matched = match kind {
             Kind::Path => self.read_path_rule(entries),
@@ -155,14 +155,6 @@ impl RuleReader<'_> {
         })
     }
 
-    fn check_strict_keys(&mut self, entries: &Entries, known: &[&'static str]) {
-        for (key, _) in entries {
-            if key != "//" && !known.contains(&key.as_str()) {
-                self.refuse_unknown_key(key, known);
-            }
-        }
-    }
-
     fn read_methods(&mut self, entries: &Entries) -> Option<Methods> {
         let Some(value) = find(entries, "methods") else {
             return Some(Methods::Only([http::Method::GET].into()));
@@ -174,9 +166,7 @@ impl RuleReader<'_> {
         if matches!(texts[..], [text] if text.eq_ignore_ascii_case("any")) {
             return Some(Methods::Any);
         }
-        let methods: Vec<_> = texts.into_iter().map(|text| self.method(text)).collect();
-        let methods = methods.into_iter().collect::<Option<_>>()?;
-        Some(Methods::Only(methods))
+        all(texts.into_iter().map(|text| self.method(text))).map(Methods::Only)
     }
 
     fn read_strict_path(&mut self, entries: &Entries) -> Option<(Box<str>, Pattern)> {
@@ -508,12 +498,6 @@ impl RuleReader<'_> {
             suggestion: nearest(found, known),
         });
     }
-}
-
-/// All of them, once each was read; none where one cannot be used.
-pub(super) fn all<T, C: FromIterator<T>>(read: impl Iterator<Item = Option<T>>) -> Option<C> {
-    let read: Vec<_> = read.collect();
-    read.into_iter().collect()
 }
 
 /// A day, until its end, or a time; in UTC (RFC 3339 §5.6).
