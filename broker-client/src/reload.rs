@@ -11,7 +11,7 @@
 
 mod watch;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,15 +95,8 @@ enum Found {
     Bad(RulesError),
 }
 
-impl Found {
-    fn is_the_same(&self, before: &Self) -> bool {
-        match (self, before) {
-            (Self::Good(now), Self::Good(before)) => now.sha256() == before.sha256(),
-            (Self::Bad(now), Self::Bad(before)) => now == before,
-            (Self::InForce | Self::Refused | Self::Good(_) | Self::Bad(_), _) => false,
-        }
-    }
-}
+/// The file's bytes, or why they cannot be had.
+type Content = Result<AcceptFile, RulesError>;
 
 impl Reloader {
     pub(crate) fn new(
@@ -195,37 +188,55 @@ impl Reloader {
         }
     }
 
-    /// Reads the file, again and again while it holds something new.
+    /// Reads the file, again and again until something new is twice the same, and says what that is.
     async fn look(&mut self, path: &Path) -> Found {
-        let mut found = self.read(path).await;
+        let mut content = self.read(path).await;
         for _ in 1..MOST_READS {
-            if matches!(found, Found::InForce | Found::Refused) {
+            if self.is_known(&content) {
                 break;
             }
             sleep(CONFIRM).await;
-            let before = std::mem::replace(&mut found, self.read(path).await);
-            if found.is_the_same(&before) {
+            let before = std::mem::replace(&mut content, self.read(path).await);
+            if is_same(&before, &content) {
                 break;
             }
         }
-        found
+        if self.is_known(&content) {
+            return Found::InForce;
+        }
+        let compiled = match content {
+            Ok(accept) => self.compile(path, accept).await,
+            Err(error) => Err(error),
+        };
+        match compiled {
+            Ok(rules) => Found::Good(Box::new(rules)),
+            Err(error) if self.refused.as_ref() == Some(&error) => Found::Refused,
+            Err(error) => Found::Bad(error),
+        }
     }
 
-    async fn read(&mut self, path: &Path) -> Found {
-        let (config, rules) = (Arc::clone(&self.config), self.rules.now());
+    /// Whether it is what is in force.
+    fn is_known(&self, content: &Content) -> bool {
+        let sha256 = content.as_ref().map(|accept| accept.sha256.as_str());
+        sha256.is_ok_and(|sha256| self.rules.now().sha256() == Some(sha256))
+    }
+
+    async fn read(&mut self, path: &Path) -> Content {
         let file = path.to_owned();
-        let read = spawn_blocking(move || {
-            let stamp = Stamp::of(&file);
-            (stamp, read(&config, &rules, &file))
-        });
-        let (stamp, found) = read
+        let read = spawn_blocking(move || (Stamp::of(&file), AcceptFile::read(&file)));
+        let (stamp, content) = read
             .await
-            .unwrap_or_else(|error| (None, broken(path, &error)));
+            .unwrap_or_else(|error| (None, Err(broken(path, &error))));
         self.stamp = stamp;
-        match found {
-            Found::Bad(error) if self.refused.as_ref() == Some(&error) => Found::Refused,
-            found => found,
-        }
+        content
+    }
+
+    async fn compile(&self, path: &Path, accept: AcceptFile) -> Result<Rules, RulesError> {
+        let (config, rules) = (Arc::clone(&self.config), self.rules.now());
+        let compiled = spawn_blocking(move || Rules::compile(&config, &accept, Some(&rules)));
+        compiled
+            .await
+            .unwrap_or_else(|error| Err(broken(path, &error)))
     }
 
     fn is_in_force(&mut self) {
@@ -338,17 +349,11 @@ async fn settled(hints: &Notify) {
     }
 }
 
-fn read(config: &Config, rules: &Rules, path: &Path) -> Found {
-    let accept = match AcceptFile::read(path) {
-        Ok(accept) => accept,
-        Err(error) => return Found::Bad(error),
-    };
-    if rules.sha256() == Some(&accept.sha256) {
-        return Found::InForce;
-    }
-    match Rules::compile(config, &accept, Some(rules)) {
-        Ok(rules) => Found::Good(Box::new(rules)),
-        Err(error) => Found::Bad(error),
+fn is_same(before: &Content, now: &Content) -> bool {
+    match (before, now) {
+        (Ok(before), Ok(now)) => before.sha256 == now.sha256,
+        (Err(before), Err(now)) => before == now,
+        (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
     }
 }
 
@@ -361,13 +366,14 @@ async fn stamp(path: &Path) -> Option<Stamp> {
 }
 
 /// A file that brought the program down is no good file.
-fn broken(path: &Path, error: &JoinError) -> Found {
+fn broken(path: &Path, error: &JoinError) -> RulesError {
     let problem = format!("cannot be read for a defect of this program: {error}");
-    Found::Bad(RulesError::unreadable(PathBuf::from(path), problem))
+    RulesError::unreadable(path.to_owned(), problem)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
     use std::pin::pin;
 
     use futures_util::FutureExt as _;
@@ -453,6 +459,7 @@ mod tests {
         }
         assert_eq!(rules.now().set.len(), 2);
     }
+
     /// What reads `accept.json` in `folder`, where nothing is allowed yet.
     fn reloader(folder: &TestFolder) -> (Reloader, PathBuf, AuditWriter) {
         let file = folder.path().join("accept.json");
