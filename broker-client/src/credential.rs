@@ -157,9 +157,7 @@ impl Credential {
             }
         }
     }
-}
 
-impl Credential {
     /// Another version than the one that the origin refused, if there is one: what its sources hold by now, once they
     /// were asked anew. Values that take turns are no newer than each other.
     pub(crate) async fn renewed(&self, refused: &CredentialVersion) -> Option<CredentialVersion> {

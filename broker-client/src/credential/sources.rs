@@ -62,9 +62,7 @@ impl Value {
             Self::Command(command) => command.now().await,
         }
     }
-}
 
-impl Value {
     pub(super) fn takes_turns(&self) -> bool {
         matches!(self, Self::Pool(_))
     }
