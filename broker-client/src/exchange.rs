@@ -238,17 +238,18 @@ impl Exchange {
             (None, Some(incoming)) => UploadBody::new(incoming),
             (None, None) => UploadBody::whole(Bytes::new()),
         };
-        let repeatable = outgoing.repeatable(&body);
-        let mut answer = send(outgoing, body, &upload, route, slot.outcome()).await;
+        let is_repeatable = outgoing.is_repeatable(&body);
+        let mut answer = send(&outgoing, body, &upload, route, slot.outcome()).await;
         slot.outcome().bytes_up = upload.bytes();
         if let (Some(refused), true) = (&version, is_unauthorized(&answer))
-            && let Some((renewed, outgoing)) = renewed(route, refused, repeatable).await
+            && let Some(renewed) = renewed(route, refused, is_repeatable).await
         {
             self.note_credential(Some(&renewed), slot.outcome());
             slot.outcome().renewed = true;
+            outgoing.replace_credential(&renewed);
             let (body, again) = UploadBody::whole(Bytes::new());
             upload = again;
-            answer = send(outgoing, body, &upload, route, slot.outcome()).await;
+            answer = send(&outgoing, body, &upload, route, slot.outcome()).await;
         }
         let response = match answer {
             Ok(response) => response,
@@ -338,7 +339,7 @@ impl Exchange {
 
 /// Sends it to the route's origin, within its limits.
 async fn send(
-    outgoing: Outgoing,
+    outgoing: &Outgoing,
     body: UploadBody,
     upload: &Upload,
     route: &Route,
@@ -355,19 +356,16 @@ fn is_unauthorized(answer: &Result<Response<Incoming>, OriginError>) -> bool {
     matches!(answer, Ok(response) if response.status() == StatusCode::UNAUTHORIZED)
 }
 
-/// The origin refused the credential: asks for a newer one, and where there is one and the request may be repeated,
-/// gives back both.
+/// The origin refused the credential: asks for a newer one, and gives it back where the request may be repeated with it.
 async fn renewed(
     route: &Route,
     refused: &CredentialVersion,
-    repeatable: Option<Outgoing>,
-) -> Option<(CredentialVersion, Outgoing)> {
+    is_repeatable: bool,
+) -> Option<CredentialVersion> {
     let credential = route.credential.as_ref()?;
-    let Some(outgoing) = repeatable else {
+    if !is_repeatable {
         credential.renew_soon();
         return None;
-    };
-    let version = credential.renewed(refused).await?;
-    let outgoing = outgoing.with(&version);
-    Some((version, outgoing))
+    }
+    credential.renewed(refused).await
 }

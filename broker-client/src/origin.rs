@@ -107,18 +107,14 @@ impl OriginClient {
             proxy.inject(request.headers_mut());
         }
         let connection = capture_connection(&mut request);
-        let answer = self.http.request(request).await;
-        if let Some(connected) = connection.connection_metadata().as_ref() {
-            let mut known = Extensions::new();
-            connected.get_extras(&mut known);
-            if known
-                .get::<Past>()
-                .is_some_and(|past| past.age() + IDLE >= MAX_AGE)
-            {
-                connected.poison();
-            }
+        let answer = self.http.request(request).await?;
+        let past = answer.extensions().get::<Past>();
+        if past.is_some_and(|past| past.age() + IDLE >= MAX_AGE)
+            && let Some(connected) = connection.connection_metadata().as_ref()
+        {
+            connected.poison();
         }
-        answer
+        Ok(answer)
     }
 
     /// An answer, unless it is the proxy's own (RFC 9110 §15.5.8).
@@ -207,54 +203,43 @@ impl Outgoing {
         Ok(Some(version))
     }
 
-    /// The same once more, with another credential. RFC 9110 §9.2.2: only where it is safe, and there is nothing of a
-    /// body that would have to be kept.
-    pub(crate) fn repeatable(&self, body: &UploadBody) -> Option<Self> {
-        let is_safe = matches!(self.method, Method::GET | Method::HEAD);
-        (body.is_end_stream() && is_safe).then(|| Self {
-            uri: self.uri.clone(),
-            method: self.method.clone(),
-            headers: self.headers.clone(),
-            body: None,
-        })
+    /// Whether it may be sent again: it is safe, and there is nothing of a body that would have to be kept
+    /// (RFC 9110 §9.2.2).
+    pub(crate) fn is_repeatable(&self, body: &UploadBody) -> bool {
+        body.is_end_stream() && matches!(self.method, Method::GET | Method::HEAD)
     }
 
     /// Puts this version in, in place of the one that was refused.
-    pub(crate) fn with(mut self, version: &CredentialVersion) -> Self {
+    pub(crate) fn replace_credential(&mut self, version: &CredentialVersion) {
         version.inject(&mut self.headers);
-        self
     }
 
     /// Sends it, and once more where nothing can have been done with the first.
     pub(crate) async fn send(
-        self,
+        &self,
         client: &OriginClient,
         body: UploadBody,
         outcome: &mut Outcome,
     ) -> Result<Response<Incoming>, OriginError> {
-        let Self {
-            uri,
-            method,
-            headers,
-            body: _,
-        } = self;
-        // RFC 9110 §9.2.2: safe, and there is nothing of a body that would have to be kept.
-        let again = (body.is_end_stream() && matches!(method, Method::GET | Method::HEAD))
-            .then(|| (uri.clone(), method.clone(), headers.clone()));
-        let first = client.request(request(uri, method, headers, body)).await;
-        let result = match (first, again) {
-            (Err(error), Some((uri, method, headers))) if closed_while_reused(&error) => {
-                outcome.retried = true;
-                client
-                    .request(request(uri, method, headers, UploadBody::empty()))
-                    .await
-            }
-            (first, _) => first,
-        };
+        let is_repeatable = self.is_repeatable(&body);
+        let mut result = client.request(self.request(body)).await;
+        if is_repeatable && result.as_ref().is_err_and(closed_while_reused) {
+            outcome.retried = true;
+            result = client.request(self.request(UploadBody::empty())).await;
+        }
         result
             .map_err(|error| classify(&error))
             .and_then(|answer| client.unless_of_proxy(answer))
             .and_then(accept)
+    }
+
+    fn request(&self, body: UploadBody) -> Request<UploadBody> {
+        request(
+            self.uri.clone(),
+            self.method.clone(),
+            self.headers.clone(),
+            body,
+        )
     }
 }
 
