@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
 use crate::answer::{AnswerBody, OriginBody, is_long_lived};
@@ -94,7 +95,7 @@ impl Exchange {
     /// the body, it is taken and becomes part of what was judged.
     async fn judge(
         &self,
-        rules: &Rules,
+        rules: &Arc<Rules>,
         parts: Parts,
         body: &mut Option<Incoming>,
         caller: String,
@@ -150,7 +151,7 @@ impl Exchange {
     /// Decides again, with the whole body.
     async fn judge_body(
         &self,
-        rules: &Rules,
+        rules: &Arc<Rules>,
         pending: Pending,
         body: Option<Incoming>,
     ) -> Result<Allowed, Box<Denied>> {
@@ -159,7 +160,14 @@ impl Exchange {
             None => Ok(Bytes::new()),
         };
         match kept {
-            Ok(bytes) => rules.set.decide_with_body(pending, bytes),
+            Ok(bytes) => {
+                let rules = Arc::clone(rules);
+                // Some megabytes take a while, and this thread carries others' requests.
+                let judging = spawn_blocking(move || rules.set.decide_with_body(pending, bytes));
+                judging
+                    .await
+                    .expect("judging neither panics nor is cancelled")
+            }
             Err(why) => Err(Box::new(pending.deny(why))),
         }
     }
