@@ -1,0 +1,390 @@
+//! What the board shows at one moment, as JSON and as text.
+
+use std::fmt::{self, Write as _};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+/// Longest kept text of a peer or an error, in characters.
+const TEXT: usize = 300;
+
+/// Everything on the board at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusSnapshot {
+    /// When it was taken, RFC 3339, UTC.
+    pub time: String,
+    /// Which process this is.
+    #[serde(flatten)]
+    pub about: About,
+    /// Each tunnel, by place.
+    pub tunnels: Vec<Tunnel>,
+    /// The accept file in force.
+    pub accept: AcceptFile,
+    /// Where credentials come from that can change.
+    pub credentials: Vec<CredentialSource>,
+    /// The last denials, oldest first.
+    pub denials: Vec<Denial>,
+    /// The audit log.
+    pub audit: AuditStatus,
+    /// What the operator should change.
+    pub warnings: Vec<String>,
+}
+
+/// What `broker-client status` prints.
+impl fmt::Display for StatusSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let About {
+            agent,
+            instance,
+            run_id,
+            version,
+        } = &self.about;
+        row(
+            f,
+            "agent",
+            &format!("{agent}  (instance {instance}, version {version}, run {run_id})"),
+        )?;
+        for (place, tunnel) in self.tunnels.iter().enumerate() {
+            row(
+                f,
+                &format!("tunnel {}", place + 1),
+                &self.tunnel_text(tunnel),
+            )?;
+            if let Some(error) = &tunnel.last_error {
+                row(
+                    f,
+                    "",
+                    &format!(
+                        "last error {} ({}): {}",
+                        self.ago(&error.time),
+                        error.code,
+                        error.text
+                    ),
+                )?;
+            }
+        }
+
+        match &self.accept.path {
+            None => row(f, "accept file", "none: denies everything")?,
+            Some(path) => {
+                row(f, "accept file", path)?;
+                let loaded = self.accept.loaded_at.as_deref().unwrap_or_default();
+                let rules = format!(
+                    "{} private and {} public rules, loaded {}",
+                    self.accept.private_rules,
+                    self.accept.public_rules,
+                    self.ago(loaded)
+                );
+                row(f, "", &rules)?;
+                row(
+                    f,
+                    "",
+                    &format!(
+                        "sha256 {}",
+                        self.accept.sha256.as_deref().unwrap_or("unknown")
+                    ),
+                )?;
+            }
+        }
+        if let Some(refused) = &self.accept.refused {
+            let text = format!(
+                "the file as it is now is refused ({}): {}",
+                self.ago(&refused.time),
+                refused.text
+            );
+            row(f, "", &text)?;
+        }
+
+        for CredentialSource {
+            source,
+            since,
+            failing,
+        } in &self.credentials
+        {
+            let since = format!("since {since} ({})", self.ago(since));
+            let text = match failing {
+                None => format!("{source}, the same {since}"),
+                Some(why) => {
+                    format!(
+                        "{source} UNAVAILABLE {since}, requests that need it are refused: {why}"
+                    )
+                }
+            };
+            row(f, "credential", &text)?;
+        }
+        row(
+            f,
+            "audit log",
+            &format!("{}, last line {}", self.audit.log, self.audit.seq),
+        )?;
+        if let Some(failing) = &self.audit.failing {
+            let text = format!(
+                "CANNOT BE WRITTEN since {}, requests are refused: {}",
+                failing.time, failing.text
+            );
+            row(f, "", &text)?;
+        }
+        for warning in &self.warnings {
+            row(f, "warning", warning)?;
+        }
+
+        if self.denials.is_empty() {
+            return row(f, "denials", "none since the start");
+        }
+        row(
+            f,
+            "denials",
+            &format!("the last {}, newest first", self.denials.len()),
+        )?;
+        let method_width = self
+            .denials
+            .iter()
+            .map(|denial| denial.method.len())
+            .max()
+            .unwrap_or(0);
+        for denial in self.denials.iter().rev() {
+            let Denial {
+                time,
+                request_id,
+                method,
+                path,
+                reason,
+                nearest,
+            } = denial;
+            writeln!(
+                f,
+                "  {time}  {request_id}  {method:method_width$}  {path}  {reason}"
+            )?;
+            if let Some(nearest) = nearest {
+                writeln!(f, "    nearest is {nearest}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl StatusSnapshot {
+    fn tunnel_text(&self, tunnel: &Tunnel) -> String {
+        let mut text = format!("{}  ", tunnel.server);
+        let written = match &tunnel.state {
+            TunnelState::Dialling {
+                attempt,
+                next_attempt_at: None,
+            } => write!(text, "dialling, attempt {attempt}"),
+            TunnelState::Dialling {
+                attempt,
+                next_attempt_at: Some(next),
+            } => write!(text, "not connected, {attempt} attempts, next at {next}"),
+            TunnelState::Connected { since, node } => {
+                write!(
+                    text,
+                    "connected to node {node} since {since} ({})",
+                    self.ago(since)
+                )
+            }
+            TunnelState::Closed { since } => write!(text, "closed since {since}"),
+        };
+        debug_assert!(written.is_ok(), "a String takes everything");
+        text
+    }
+
+    /// How long before the snapshot `time` was, or `time` itself where that cannot be told.
+    fn ago(&self, time: &str) -> String {
+        let parse = |text| humantime::parse_rfc3339(text).ok();
+        let passed = parse(self.time.as_str())
+            .zip(parse(time))
+            .and_then(|(now, then)| now.duration_since(then).ok());
+        match passed {
+            Some(passed) => {
+                let seconds = Duration::from_secs(passed.as_secs());
+                format!("{} ago", humantime::format_duration(seconds))
+            }
+            None => time.to_owned(),
+        }
+    }
+}
+
+/// Which process this is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// The agent's name.
+    pub agent: String,
+    /// The instance's name.
+    pub instance: String,
+    /// This process's id, new at each start.
+    pub run_id: String,
+    /// The program's version.
+    pub version: String,
+}
+
+/// One of the places that the agent keeps filled with a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// The server as configured, without userinfo.
+    pub server: String,
+    /// What it is doing.
+    #[serde(flatten)]
+    pub state: TunnelState,
+    /// Why the last attempt failed or the last tunnel ended.
+    pub last_error: Option<NotedFailure>,
+}
+
+/// What one tunnel is doing. Times are RFC 3339, UTC.
+///
+/// ```text
+/// Dialling ──▶ Connected ──▶ Closed
+///    ▲  │          │           ▲ │
+///    │  └──────────┼───────────┘ │
+///    └─────────────┴─────────────┘
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum TunnelState {
+    /// Being connected, or waiting for the next attempt.
+    Dialling {
+        /// Attempts since the last tunnel, from 1; 0 before the first.
+        attempt: u32,
+        /// When it is tried next; `None` while it is being tried.
+        next_attempt_at: Option<String>,
+    },
+    /// Up.
+    Connected {
+        /// Since when.
+        since: String,
+        /// The server's node, as it names itself.
+        node: String,
+    },
+    /// Down, and not being dialled.
+    Closed {
+        /// Since when.
+        since: String,
+    },
+}
+
+/// A text and when it was noted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noted {
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// What happened.
+    pub text: String,
+}
+
+/// Why there is no tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelFailure {
+    /// For machines; never changes.
+    pub code: &'static str,
+    /// What is wrong, and what can be done about it.
+    pub text: String,
+}
+
+/// Why there was no tunnel, and when that was noted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotedFailure {
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// For machines; never changes.
+    pub code: String,
+    /// What is wrong, and what can be done about it.
+    pub text: String,
+}
+
+/// The accept file that decides.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptFile {
+    /// The file; `None`: there is none, everything is denied.
+    pub path: Option<String>,
+    /// SHA-256 of its bytes, in hex.
+    pub sha256: Option<String>,
+    /// Number of `private` rules.
+    pub private_rules: usize,
+    /// Number of `public` rules.
+    pub public_rules: usize,
+    /// When it was read, RFC 3339, UTC.
+    pub loaded_at: Option<String>,
+    /// Why a newer version of the file is not in force.
+    pub refused: Option<Noted>,
+}
+
+/// Where a credential comes from, if it can change while the agent runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialSource {
+    /// The source, such as `file /run/secrets/token`.
+    pub source: String,
+    /// Since when it is as it is, RFC 3339, UTC.
+    pub since: String,
+    /// Why there is no value; requests that need it are refused meanwhile.
+    pub failing: Option<String>,
+}
+
+impl CredentialSource {
+    pub(crate) fn new(source: &str, since: SystemTime, failing: Option<&str>) -> Self {
+        Self {
+            source: printable(source),
+            since: rfc3339(since),
+            failing: failing.map(printable),
+        }
+    }
+}
+
+/// A request that was not allowed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denial {
+    /// RFC 3339, UTC.
+    pub time: String,
+    /// The id under which the caller and the audit log know it.
+    pub request_id: String,
+    /// The method.
+    pub method: String,
+    /// The path, cut.
+    pub path: String,
+    /// The stable code of the reason.
+    pub reason: String,
+    /// The rule that came nearest, and what differed first.
+    #[serde(default)]
+    pub nearest: Option<String>,
+}
+
+/// Where the audit log stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditStatus {
+    /// The file, or `stdout`.
+    pub log: String,
+    /// The last written line's number.
+    pub seq: u64,
+    /// Why and since when nothing can be written; requests are refused meanwhile.
+    pub failing: Option<Noted>,
+}
+
+pub(super) fn noted(time: SystemTime, text: &str) -> Noted {
+    Noted {
+        time: rfc3339(time),
+        text: printable(text),
+    }
+}
+
+/// `text` cut, without what would steer a terminal: servers and callers have a say in it.
+pub(super) fn printable(text: &str) -> String {
+    let mut shown = String::new();
+    for (count, character) in text.chars().enumerate() {
+        if count == TEXT {
+            shown.push('…');
+            break;
+        }
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+pub(super) fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+pub(crate) fn row(f: &mut fmt::Formatter<'_>, name: &str, value: &str) -> fmt::Result {
+    writeln!(f, "{name:12} {value}")
+}
