@@ -1,51 +1,52 @@
 //! The agent's settings: flag, environment and YAML, made into one typed value at start.
 
+mod commands;
+mod networks;
+mod origins;
+mod rule_settings;
 mod server_url;
 mod table;
+mod tunnel;
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use accept_rules::{Origin, UnknownKeys};
+use accept_rules::Origin;
 use broker_process::logging::LogSettings;
-use broker_process::settings::{
-    Environment, Node, Setting, Settings, SettingsError, boolean, duration, integer,
-    positive_duration, shown,
-};
+use broker_process::settings::{Environment, Settings, SettingsError, duration, shown};
 use broker_process::threads;
-use broker_process::tls::{self, PostQuantum, TlsMin, TlsPolicy};
 use broker_protocol::{AccessToken, AgentName, InstanceName, TokenKind};
 use clap::{Arg, ArgMatches, Command};
 use http::uri::Scheme;
-use ipnet::IpNet;
 
 use crate::accept_file::AcceptFile;
 use crate::instance::DataFolder;
 
 pub use crate::address_policy::AddressPolicy;
 pub use crate::proxy::{Exceptions, Proxies, Proxy, ProxyChoice, ProxyUrlError};
+pub use commands::CommandSettings;
+pub use origins::{EncodedSlash, OriginSettings, Origins, Timeouts};
+pub use rule_settings::{ExplainToCallers, Explaining, MissingVariables, RuleSettings};
 pub(crate) use server_url::default_port;
 pub use server_url::{ServerUrl, ServerUrlError};
 pub use table::{LOCAL_LISTEN, TABLE};
+pub use tunnel::TunnelSettings;
+
+use commands::commands;
+use networks::{authorities, networks, proxies, proxy_choice};
+use origins::{origins, timeouts};
+use rule_settings::rule_settings;
+use tunnel::tunnel;
 
 /// Where an agent keeps its data unless told otherwise.
 const DEFAULT_DATA_DIR: &str = "/var/lib/broker-client";
 /// The rules' file where none is named; customers' working folders hold one under this name today.
 const DEFAULT_ACCEPT: &str = "accept.json";
-/// The largest limit of bodies that are judged, in bytes: several are kept at once.
-const MAX_BODY_LIMIT: usize = 16 << 20;
-/// Longest contact, in characters: it goes into every answer to a denied request.
-const MAX_CONTACT: usize = 200;
-/// How long a command that prints a credential may take.
-const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long what it prints is good.
-const COMMAND_CACHE: Duration = Duration::from_secs(300);
 /// Paths of the local port that another path must not hide.
 const LOCAL_PATHS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
@@ -106,124 +107,6 @@ pub enum Accept {
     DenyAll,
     /// This file, which could be opened at start.
     File(PathBuf),
-}
-
-/// How rules are read and applied.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuleSettings {
-    /// What becomes of a key that means nothing.
-    pub unknown_keys: UnknownKeys,
-    /// What becomes of a rule with a variable that is not set.
-    pub missing_variables: MissingVariables,
-    /// Longest body that is kept to be judged, in bytes.
-    pub body_limit: usize,
-    /// What the callers of denied requests are told.
-    pub explaining: Explaining,
-}
-
-/// What the callers of denied requests are told.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Explaining {
-    /// Of the rules.
-    pub to_callers: ExplainToCallers,
-    /// Whom they may ask.
-    pub contact: Option<String>,
-}
-
-/// What the caller of a denied request is told of the rules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ExplainToCallers {
-    /// Nothing.
-    None,
-    /// Which part of the request differs from the nearest rule.
-    #[default]
-    Part,
-    /// Also which rule that is, with its method and path.
-    Nearest,
-}
-
-/// What becomes of a rule with a variable that is not set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum MissingVariables {
-    /// The file is refused.
-    #[default]
-    Refuse,
-    /// The rule is turned off, and the operator is told.
-    DisableRule,
-}
-
-/// What holds for single origins, by the text as a rule writes it, unexpanded.
-pub type Origins = BTreeMap<String, OriginSettings>;
-
-/// What holds for one origin.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OriginSettings {
-    /// Whether `%2F` may stand in a path.
-    pub encoded_slash: EncodedSlash,
-    /// How long it may take.
-    pub timeouts: Timeouts,
-    /// The proxy on the way.
-    pub proxy: ProxyChoice,
-}
-
-/// A command that prints a credential.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CommandSettings {
-    /// The program; an absolute path.
-    pub program: PathBuf,
-    /// What it is called with.
-    pub arguments: Vec<String>,
-    /// How long it may take.
-    pub timeout: Duration,
-    /// How long what it prints is good.
-    pub cache: Duration,
-}
-
-/// What `%2F` in a path means to an origin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum EncodedSlash {
-    /// The origin may route on the decoded path, so a request that holds one is refused.
-    Refuse,
-    /// Part of a segment, like any other character.
-    #[default]
-    Data,
-}
-
-/// How long an origin may take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timeouts {
-    /// To be connected to.
-    pub connect: Duration,
-    /// To begin its answer, from the end of the request.
-    pub first_byte: Duration,
-    /// To move anything, in either direction, while a body flows.
-    pub idle: Duration,
-}
-
-/// How the server is dialled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TunnelSettings {
-    /// How many tunnels are kept open, 1 to 16.
-    pub count: u8,
-    /// The oldest TLS version.
-    pub tls_min: TlsMin,
-    /// Whether the post-quantum key exchange is preferred.
-    pub post_quantum: PostQuantum,
-    /// More authorities to trust for the server.
-    pub ca_cert: Option<PathBuf>,
-    /// What holds for the server in place of the usual proxies.
-    pub proxy: ProxyChoice,
-}
-
-impl TunnelSettings {
-    /// How strong TLS must be.
-    #[must_use]
-    pub fn tls_policy(&self) -> TlsPolicy {
-        TlsPolicy {
-            min: self.tls_min,
-            post_quantum: self.post_quantum,
-        }
-    }
 }
 
 /// The arguments of `broker-client run`.
@@ -490,223 +373,8 @@ fn accept(settings: &Settings<'_>, folder: &Path) -> Accept {
     Accept::File(path)
 }
 
-fn rule_settings(settings: &Settings<'_>) -> RuleSettings {
-    RuleSettings {
-        unknown_keys: settings.value(&table::UNKNOWN_KEYS, |text| match text {
-            "refuse" => Ok(UnknownKeys::Refuse),
-            "warn" => Ok(UnknownKeys::Warn),
-            _ => Err(format!("{} is not refuse or warn", shown(text))),
-        }),
-        missing_variables: settings.value(&table::MISSING_VARIABLES, |text| match text {
-            "refuse" => Ok(MissingVariables::Refuse),
-            "disable-rule" => Ok(MissingVariables::DisableRule),
-            _ => Err(format!("{} is not refuse or disable-rule", shown(text))),
-        }),
-        body_limit: settings.value(&table::BODY_LIMIT, integer(1..=MAX_BODY_LIMIT)),
-        explaining: Explaining {
-            to_callers: settings.value(&table::EXPLAIN_TO_CALLERS, |text| match text {
-                "none" => Ok(ExplainToCallers::None),
-                "part" => Ok(ExplainToCallers::Part),
-                "nearest" => Ok(ExplainToCallers::Nearest),
-                _ => Err(format!("{} is not none, part or nearest", shown(text))),
-            }),
-            contact: settings.optional(&table::CONTACT, contact),
-        },
-    }
-}
-
-fn contact(text: &str) -> Result<String, String> {
-    if text.chars().count() > MAX_CONTACT {
-        return Err(format!(
-            "{} is longer than {MAX_CONTACT} characters",
-            shown(text)
-        ));
-    }
-    if text.contains(char::is_control) {
-        return Err(format!("{} has a control character", shown(text)));
-    }
-    Ok(text.to_owned())
-}
-
-fn timeouts(settings: &Settings<'_>) -> Timeouts {
-    Timeouts {
-        connect: settings.value(&table::CONNECT, positive_duration),
-        first_byte: settings.value(&table::FIRST_BYTE, positive_duration),
-        idle: settings.value(&table::IDLE, positive_duration),
-    }
-}
-
 fn is_absent(path: &Path) -> bool {
     matches!(fs::metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
-}
-
-fn origins(settings: &Settings<'_>, timeouts: Timeouts) -> Origins {
-    let Some(section) = settings.section(&table::ORIGINS) else {
-        return BTreeMap::new();
-    };
-    let mut origins = BTreeMap::new();
-    for (origin, node) in section.entries() {
-        let fields = node.fields(&[
-            "encoded-slash",
-            "connect-timeout",
-            "first-byte-timeout",
-            "idle-timeout",
-            "proxy",
-        ]);
-        let time = |name: &str| fields.get(name)?.read(positive_duration);
-        let settings = OriginSettings {
-            encoded_slash: fields
-                .get("encoded-slash")
-                .and_then(|node| node.read(encoded_slash))
-                .unwrap_or_default(),
-            timeouts: Timeouts {
-                connect: time("connect-timeout").unwrap_or(timeouts.connect),
-                first_byte: time("first-byte-timeout").unwrap_or(timeouts.first_byte),
-                idle: time("idle-timeout").unwrap_or(timeouts.idle),
-            },
-            proxy: fields
-                .get("proxy")
-                .and_then(|node| node.read(str::parse))
-                .unwrap_or_default(),
-        };
-        origins.insert(origin, settings);
-    }
-    origins
-}
-
-fn commands(settings: &Settings<'_>) -> BTreeMap<String, CommandSettings> {
-    let Some(section) = settings.section(&table::COMMANDS) else {
-        return BTreeMap::new();
-    };
-    let entries = section.entries().into_iter();
-    entries
-        .filter_map(|(name, node)| Some((name, command(&node)?)))
-        .collect()
-}
-
-fn command(node: &Node<'_>) -> Option<CommandSettings> {
-    let fields = node.fields(&["command", "timeout", "cache"]);
-    let Some(command) = fields.get("command") else {
-        node.problem("no command (write command: [/usr/bin/program, argument])");
-        return None;
-    };
-    let words = command.items();
-    let mut words = words.iter().map(Node::text);
-    let Some(program) = words.next().flatten().map(PathBuf::from) else {
-        command.problem("an empty list (write [/usr/bin/program, argument])");
-        return None;
-    };
-    if !program.is_absolute() {
-        command.problem("the program is no absolute path (write [/usr/bin/program, argument])");
-    }
-    let time = |name, default| match fields.get(name) {
-        Some(node) => node.read(positive_duration),
-        None => Some(default),
-    };
-    Some(CommandSettings {
-        program,
-        arguments: words.collect::<Option<_>>()?,
-        timeout: time("timeout", COMMAND_TIMEOUT)?,
-        cache: time("cache", COMMAND_CACHE)?,
-    })
-}
-
-fn encoded_slash(text: &str) -> Result<EncodedSlash, String> {
-    match text {
-        "refuse" => Ok(EncodedSlash::Refuse),
-        "data" => Ok(EncodedSlash::Data),
-        _ => Err(format!(
-            "unknown value {} (use refuse or data)",
-            shown(text)
-        )),
-    }
-}
-
-fn tunnel(
-    settings: &Settings<'_>,
-    server: Option<&ServerUrl>,
-    warnings: &mut Vec<String>,
-) -> TunnelSettings {
-    let tunnel = TunnelSettings {
-        count: settings.value(&table::TUNNEL_COUNT, integer(1..=16)),
-        tls_min: settings.value(&table::TUNNEL_TLS_MIN, str::parse),
-        post_quantum: settings.value(&table::TUNNEL_POST_QUANTUM, str::parse),
-        ca_cert: authorities(settings, &table::TUNNEL_CA_CERT),
-        proxy: proxy_choice(settings, &table::TUNNEL_PROXY),
-    };
-    let may_be_plain = settings.value(&table::TUNNEL_PLAINTEXT, boolean);
-    if let Some(server) = server.filter(|server| !server.is_tls() && !server.is_loopback()) {
-        if may_be_plain {
-            warnings.push(format!(
-                "the tunnel to {server} is not encrypted: secrets and answers are readable on the way"
-            ));
-        } else {
-            settings.refuse(
-                &table::SERVER,
-                "http:// and ws:// are for this machine alone, since everything is readable on the way (use https://, \
-                 or set tunnel.insecure-plaintext: true)",
-            );
-        }
-    }
-    if tunnel.tls_min == TlsMin::V1_2 {
-        warnings.push("tunnel.tls-min is 1.2: the tunnel may be weaker than TLS 1.3".to_owned());
-    }
-    if tunnel.post_quantum == PostQuantum::Off {
-        warnings.push(
-            "tunnel.post-quantum is off: what is recorded today can be read by a later quantum computer".to_owned(),
-        );
-    }
-    tunnel
-}
-
-/// A file of authorities, read once now so that a broken one is told before anything starts.
-fn authorities(settings: &Settings<'_>, setting: &Setting) -> Option<PathBuf> {
-    let path = settings.path(setting)?;
-    if let Err(error) = tls::read_certificates(&path) {
-        settings.refuse(setting, error);
-    }
-    Some(path)
-}
-
-fn proxies(settings: &Settings<'_>, warnings: &mut Vec<String>) -> Proxies {
-    let except = settings.optional(&table::NO_PROXY, |text| {
-        let (exceptions, unread) = Exceptions::parse(text);
-        let entries = unread.iter().map(|entry| shown(entry));
-        Ok::<_, Infallible>((exceptions, entries.collect::<Vec<_>>()))
-    });
-    let (except, unread) = except.unwrap_or_default();
-    if let Some(place) = settings
-        .place(&table::NO_PROXY)
-        .filter(|_| !unread.is_empty())
-    {
-        warnings.push(format!(
-            "{place}: {} is no name, address, network or `*`, and exempts nothing from the proxy",
-            unread.join(", ")
-        ));
-    }
-    Proxies {
-        http: settings.optional(&table::HTTP_PROXY, str::parse),
-        https: settings.optional(&table::HTTPS_PROXY, str::parse),
-        except,
-    }
-}
-
-fn networks(text: &str) -> Result<Vec<IpNet>, String> {
-    let entries = text.split(',').map(str::trim);
-    let network = |entry: &str| {
-        let address = entry.parse::<IpAddr>().map(IpNet::from);
-        entry.parse::<IpNet>().or(address).map_err(|_| {
-            format!(
-                "{} is neither a network nor an address (write 169.254.10.0/24, or several with commas between)",
-                shown(entry)
-            )
-        })
-    };
-    entries.map(network).collect()
-}
-
-fn proxy_choice(settings: &Settings<'_>, setting: &Setting) -> ProxyChoice {
-    settings.optional(setting, str::parse).unwrap_or_default()
 }
 
 fn data_folder(settings: &Settings<'_>) -> DataFolder {

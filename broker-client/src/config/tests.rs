@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use broker_process::settings::Setting;
+use broker_process::tls::{PostQuantum, TlsMin, TlsPolicy};
+
 use super::*;
 
 /// A working folder that goes away with the test.
