@@ -4,6 +4,7 @@ mod command;
 mod file;
 mod fingerprint;
 mod pool;
+mod renewed;
 mod sources;
 
 use std::fmt;
@@ -46,6 +47,12 @@ impl Secret {
             .map_err(|_| CredentialError::NotAHeader)?;
         value.set_sensitive(true);
         Ok(value)
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
     }
 }
 

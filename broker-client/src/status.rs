@@ -380,6 +380,10 @@ pub(crate) mod tests {
         for (source, failing) in [("file /run/a", None), ("file /run/b", Some("is empty"))] {
             let at = humantime::parse_rfc3339(&then).unwrap();
             let source = CredentialSource::new(source, at, failing);
+            let source = match failing {
+                None => source.not_renewed(at, "timed out"),
+                Some(_) => source,
+            };
             snapshot.credentials.push(source);
         }
         snapshot.tunnels[0].state = TunnelState::Connected {
@@ -405,6 +409,7 @@ tunnel 2     https://broker.example  dialling, attempt 2
              last error 5s ago (unreachable): connection refused
 accept file  none: denies everything
 credential   file /run/a, the same since 2026-11-24T12:00:00.000Z (5s ago)
+             could not be renewed 5s ago: timed out
 credential   file /run/b UNAVAILABLE since 2026-11-24T12:00:00.000Z (5s ago), requests that need it are refused: is empty
 audit log    /data/default/audit.jsonl, last line 0
 warning      ALL_PROXY is set and not used

@@ -1,18 +1,18 @@
 //! Where credentials come from, and what keeps those that change up to date.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use accept_rules::{MissingVariable, Source};
 use broker_process::settings::{Environment, nearest};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::command::CommandSource;
 use super::file::{self, FileSource};
 use super::pool::Pool;
+use super::renewed::{self, Fetch, Household, Renewed};
 use super::{CredentialError, Secret, Unavailable};
 use crate::config::CommandSettings;
 use crate::status::{CredentialSource, StatusBoard};
@@ -28,12 +28,11 @@ struct Inner {
     files: Mutex<BTreeMap<PathBuf, Weak<FileSource>>>,
     /// Those that a rule has used, by variable.
     pools: Mutex<BTreeMap<String, Arc<Pool>>>,
-    /// Those of the settings, by name.
-    commands: BTreeMap<String, Arc<CommandSource>>,
-    /// A source came, went, or holds something else now.
-    changed: Arc<Notify>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
+    /// Those that are asked for, and that a rule uses, as `files`; by their names in status and log.
+    renewed: Mutex<BTreeMap<String, Weak<Renewed<Secret>>>>,
+    /// What the settings say of them.
+    commands: BTreeMap<String, CommandSettings>,
+    household: Household,
 }
 
 /// One source's value, as a credential uses it.
@@ -42,7 +41,7 @@ pub(super) enum Value {
     Fixed(Arc<Secret>),
     Pool(Arc<Pool>),
     File(Arc<FileSource>),
-    Command(Arc<CommandSource>),
+    Renewed(Arc<Renewed<Secret>>),
 }
 
 impl Value {
@@ -50,7 +49,7 @@ impl Value {
     pub(super) fn fixed(&self) -> Option<Arc<Secret>> {
         match self {
             Self::Fixed(value) => Some(Arc::clone(value)),
-            Self::Pool(_) | Self::File(_) | Self::Command(_) => None,
+            Self::Pool(_) | Self::File(_) | Self::Renewed(_) => None,
         }
     }
 
@@ -59,7 +58,7 @@ impl Value {
             Self::Fixed(value) => Ok(Arc::clone(value)),
             Self::Pool(pool) => Ok(pool.next()),
             Self::File(file) => file.now(),
-            Self::Command(command) => command.now().await,
+            Self::Renewed(source) => source.now().await,
         }
     }
 
@@ -72,9 +71,9 @@ impl Value {
         match self {
             Self::Fixed(_) | Self::Pool(_) => {}
             Self::File(file) => file.refresh().await,
-            Self::Command(command) => {
-                if let Some(run) = command.renew() {
-                    run.await;
+            Self::Renewed(source) => {
+                if let Some(attempt) = source.renew() {
+                    attempt.await;
                 }
             }
         }
@@ -82,8 +81,8 @@ impl Value {
 
     /// The same, without waiting for it; a file is read soon anyway.
     pub(super) fn renew_soon(&self) {
-        if let Self::Command(command) = self {
-            drop(command.renew());
+        if let Self::Renewed(source) = self {
+            drop(source.renew());
         }
     }
 }
@@ -94,21 +93,13 @@ impl Sources {
         environment: Environment,
         commands: &BTreeMap<String, CommandSettings>,
     ) -> Self {
-        let changed = Arc::<Notify>::default();
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let command = |(name, settings): (&String, &CommandSettings)| {
-            let (changed, tasks, stop) = (Arc::clone(&changed), tasks.clone(), stop.clone());
-            let command = CommandSource::new(name, settings, changed, tasks, stop);
-            (name.clone(), Arc::new(command))
-        };
         Self(Arc::new(Inner {
-            commands: commands.iter().map(command).collect(),
             environment,
             files: Mutex::default(),
             pools: Mutex::default(),
-            changed,
-            tasks,
-            stop,
+            renewed: Mutex::default(),
+            commands: commands.clone(),
+            household: Household::default(),
         }))
     }
 
@@ -128,7 +119,7 @@ impl Sources {
         match source {
             Source::Variable(name) => self.find_variable(name),
             Source::File(path) => Ok(Value::File(self.file(Path::new(&**path)))),
-            Source::Exec(name) => Ok(Value::Command(self.command(name)?)),
+            Source::Exec(name) => Ok(Value::Renewed(self.command(name)?)),
         }
     }
 
@@ -160,29 +151,33 @@ impl Sources {
 
     /// Keeps all sources up to date, those of later rules too, and tells `board` how they are, until `stop`.
     pub(crate) async fn keep(self, board: StatusBoard, stop: CancellationToken) {
-        let Inner { tasks, changed, .. } = &*self.0;
+        let Household {
+            changed,
+            tasks,
+            stop: stop_sources,
+        } = &self.0.household;
         let keeping = async {
             loop {
                 for file in self.files().iter().filter(|file| file.claim()) {
-                    let (file, stop) = (Arc::downgrade(file), self.0.stop.clone());
-                    drop(
-                        tasks
-                            .spawn(async move { stop.run_until_cancelled(file::keep(file)).await }),
-                    );
+                    self.spawn(file::keep(Arc::downgrade(file)));
                 }
-                for command in self.0.commands.values().filter(|command| command.claim()) {
-                    let command = Arc::clone(command);
-                    // What is wrong with it is told now, and not with the first request.
-                    drop(tasks.spawn(async move { command.run_now().await }));
+                for source in self.renewed().iter().filter(|source| source.claim()) {
+                    self.spawn(renewed::keep(Arc::downgrade(source)));
                 }
                 self.tell(&board);
                 changed.notified().await;
             }
         };
         stop.run_until_cancelled(keeping).await;
-        self.0.stop.cancel();
+        stop_sources.cancel();
         tasks.close();
         tasks.wait().await;
+    }
+
+    fn spawn(&self, keeping: impl Future<Output = ()> + Send + 'static) {
+        let Household { tasks, stop, .. } = &self.0.household;
+        let stop = stop.clone();
+        drop(tasks.spawn(async move { stop.run_until_cancelled(keeping).await }));
     }
 
     /// Tells `board` how they all are.
@@ -191,12 +186,10 @@ impl Sources {
     }
 
     fn states(&self) -> Vec<CredentialSource> {
-        let files = self.files();
-        let commands = self.0.commands.values();
+        let (files, renewed) = (self.files(), self.renewed());
         let files = files.iter().map(|file| file.state());
-        files
-            .chain(commands.filter_map(|command| command.state()))
-            .collect()
+        let renewed = renewed.iter().filter_map(|source| source.state());
+        files.chain(renewed).collect()
     }
 
     fn variable(&self, name: &str) -> Option<&str> {
@@ -214,39 +207,66 @@ impl Sources {
     }
 
     fn file(&self, path: &Path) -> Arc<FileSource> {
-        let mut files = self.lock();
+        let mut files = self.0.files.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(file) = files.get(path).and_then(Weak::upgrade) {
             return file;
         }
-        let file = Arc::new(FileSource::read(path, Arc::clone(&self.0.changed)));
+        let file = Arc::new(FileSource::read(
+            path,
+            Arc::clone(&self.0.household.changed),
+        ));
         files.insert(path.to_owned(), Arc::downgrade(&file));
-        self.0.changed.notify_one();
+        self.0.household.changed.notify_one();
         file
     }
 
-    fn command(&self, name: &str) -> Result<Arc<CommandSource>, CredentialError> {
+    fn command(&self, name: &str) -> Result<Arc<Renewed<Secret>>, CredentialError> {
         let commands = &self.0.commands;
-        let command = commands.get(name).ok_or_else(|| {
+        let settings = commands.get(name).ok_or_else(|| {
             let near = nearest(name, commands.keys().map(String::as_str));
             CredentialError::UnknownCommand {
                 name: name.to_owned(),
                 near: near.map(str::to_owned),
             }
         })?;
-        command.use_it();
-        self.0.changed.notify_one();
-        Ok(Arc::clone(command))
+        Ok(self.renewed_as(format!("command {name}"), || {
+            Box::new(CommandSource(settings.clone()))
+        }))
+    }
+
+    /// The source of this name, made where nobody uses it yet.
+    fn renewed_as(
+        &self,
+        name: String,
+        fetch: impl FnOnce() -> Box<dyn Fetch<Secret>>,
+    ) -> Arc<Renewed<Secret>> {
+        let Inner {
+            renewed, household, ..
+        } = &*self.0;
+        let mut renewed = renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = renewed.get(&name).and_then(Weak::upgrade) {
+            return source;
+        }
+        let source = Renewed::new(name.clone(), fetch(), household.clone());
+        renewed.insert(name, Arc::downgrade(&source));
+        household.changed.notify_one();
+        source
+    }
+
+    fn renewed(&self) -> Vec<Arc<Renewed<Secret>>> {
+        used(&self.0.renewed)
     }
 
     fn files(&self) -> Vec<Arc<FileSource>> {
-        let mut files = self.lock();
-        files.retain(|_, file| file.strong_count() > 0);
-        files.values().filter_map(Weak::upgrade).collect()
+        used(&self.0.files)
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Weak<FileSource>>> {
-        self.0.files.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Those that somebody uses; the others are forgotten.
+fn used<K: Ord, T>(sources: &Mutex<BTreeMap<K, Weak<T>>>) -> Vec<Arc<T>> {
+    let mut sources = sources.lock().unwrap_or_else(PoisonError::into_inner);
+    sources.retain(|_, source| source.strong_count() > 0);
+    sources.values().filter_map(Weak::upgrade).collect()
 }
 
 fn missing(name: &str) -> CredentialError {

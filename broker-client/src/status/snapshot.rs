@@ -99,6 +99,7 @@ impl fmt::Display for StatusSnapshot {
             source,
             since,
             failing,
+            last_error,
         } in &self.credentials
         {
             let since = format!("since {since} ({})", self.ago(since));
@@ -111,6 +112,14 @@ impl fmt::Display for StatusSnapshot {
                 }
             };
             row(f, "credential", &text)?;
+            if let Some(error) = last_error {
+                let ago = self.ago(&error.time);
+                row(
+                    f,
+                    "",
+                    &format!("could not be renewed {ago}: {}", error.text),
+                )?;
+            }
         }
         row(
             f,
@@ -316,6 +325,9 @@ pub struct CredentialSource {
     pub since: String,
     /// Why there is no value; requests that need it are refused meanwhile.
     pub failing: Option<String>,
+    /// Why it could not be renewed, though what there is can still be used.
+    #[serde(default)]
+    pub last_error: Option<Noted>,
 }
 
 impl CredentialSource {
@@ -324,6 +336,15 @@ impl CredentialSource {
             source: printable(source),
             since: rfc3339(since),
             failing: failing.map(printable),
+            last_error: None,
+        }
+    }
+
+    /// The same, whose renewal failed.
+    pub(crate) fn not_renewed(self, at: SystemTime, why: &str) -> Self {
+        Self {
+            last_error: Some(noted(at, why)),
+            ..self
         }
     }
 }
