@@ -8,7 +8,8 @@ use crate::condition::{
 };
 use crate::document::Node;
 use crate::file::error::Problem;
-use crate::file::{Entries, RuleReader, all, field_kind, find};
+use crate::file::reader::{all, field_kind, find};
+use crate::file::{Entries, RuleReader};
 use crate::glob::Glob;
 use crate::js_regex::JsRegex;
 

@@ -1,8 +1,9 @@
 //! Rules of the kind `kubernetes`.
 
 use super::error::Problem;
-use super::strict::Matched;
-use super::{Entries, RuleReader, all, find};
+use super::path_rule::Matched;
+use super::reader::{all, find};
+use super::{Entries, RuleReader};
 use crate::condition::Conditions;
 use crate::kubernetes::{KubernetesResource, KubernetesRule, NameGlob, Verb};
 use crate::rule::{EncodedSlash, EncodedUnreserved, Methods, Pattern};

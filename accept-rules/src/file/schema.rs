@@ -10,7 +10,9 @@ mod tests {
 
     use serde_json::Value;
 
-    use super::super::{AUTH_KEYS, AUTH_SCHEMES, FILE_KEYS, RULE_KEYS, condition, strict};
+    use super::super::auth::{AUTH_KEYS, AUTH_SCHEMES};
+    use super::super::unversioned::RULE_KEYS;
+    use super::super::{FILE_KEYS, condition, path_rule, strict};
     use super::*;
     use crate::Verb;
 
@@ -34,21 +36,21 @@ mod tests {
         assert_keys(&rule("unversioned-rule"), &[RULE_KEYS]);
         assert_keys(
             &rule("path-rule"),
-            &[strict::SHARED_KEYS, strict::PATH_KEYS],
+            &[strict::SHARED_KEYS, path_rule::PATH_KEYS],
         );
         assert_keys(
             &rule("kubernetes-rule"),
             &[strict::SHARED_KEYS, strict::KUBERNETES_KEYS],
         );
         assert_keys(&rule("auth"), &[AUTH_KEYS]);
-        assert_keys(&rule("body-condition"), &[strict::BODY_CONDITION_KEYS]);
+        assert_keys(&rule("body-condition"), &[path_rule::BODY_CONDITION_KEYS]);
         for name in ["path-rule", "kubernetes-rule"] {
             let timeout = format!("{}/timeout/properties", rule(name));
             assert_keys(&timeout, &[strict::TIMEOUT_KEYS]);
         }
         assert_keys(
             &format!("{}/body/properties", rule("path-rule")),
-            &[strict::BODY_KEYS],
+            &[path_rule::BODY_KEYS],
         );
         let conditions = ["body", "query", "header"].map(|kind| {
             let properties = schema()["$defs"][format!("{kind}-condition")]["properties"].clone();
@@ -73,7 +75,7 @@ mod tests {
                 "/$defs/kubernetes-rule/properties/verbs/items/enum",
                 Verb::NAMES,
             ),
-            ("/$defs/data-or-refuse/enum", strict::DATA_OR_REFUSE),
+            ("/$defs/data-or-refuse/enum", path_rule::DATA_OR_REFUSE),
         ] {
             assert_eq!(
                 schema.pointer(pointer),
