@@ -93,6 +93,8 @@ impl OriginBody {
             let outcome = slot.outcome();
             outcome.bytes_down = self.bytes;
             outcome.bytes_up = self.upload.bytes();
+            let trailers = self.upload.removed_trailers();
+            outcome.removed_request_headers.extend_from_slice(trailers);
         }
     }
 
@@ -114,6 +116,7 @@ impl OriginBody {
         if let Some(idle) = &mut self.idle {
             idle.frame_came();
         }
+        let frame = frame.map(|frame| Ok(self.cleaned(frame.map_err(BodyError::Origin)?)));
         match &frame {
             Some(Ok(frame)) => {
                 self.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
@@ -125,7 +128,18 @@ impl OriginBody {
             Some(Err(_)) => self.end(Ended::OriginFailed),
             None => self.end(Ended::Complete),
         }
-        Poll::Ready(frame.map(|frame| frame.map(hop::clean_trailers).map_err(BodyError::Origin)))
+        Poll::Ready(frame)
+    }
+}
+
+impl OriginBody {
+    /// The frame as it may travel; what its trailers lost goes on record.
+    fn cleaned(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        let (frame, removed) = hop::clean_trailers(frame, &[]);
+        if let Some(slot) = &mut self.slot {
+            slot.outcome().removed_response_headers.extend(removed);
+        }
+        frame
     }
 }
 

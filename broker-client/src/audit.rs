@@ -26,12 +26,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use accept_rules::{Allowed, Denied, Explanation, Origin, TargetError};
+use accept_rules::{Allowed, Denied, Explanation, Origin};
 use broker_protocol::{AgentName, TenantId};
 use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
+use crate::ambiguous::Ambiguous;
 use crate::instance::Instance;
 
 use self::record::{DecisionFields, DecisionRecord, Identity, Verdict};
@@ -108,9 +109,9 @@ pub struct DecisionContext {
     pub agent: AgentName,
 }
 
-/// A target that was refused before any rule was asked.
+/// A request that was refused before any rule was asked.
 #[derive(Debug, Clone, Copy)]
-pub struct RefusedTarget<'a> {
+pub struct RefusedRequest<'a> {
     /// Who asked, as the server names it; empty where it does not.
     pub caller: &'a str,
     /// The method as it came.
@@ -118,7 +119,7 @@ pub struct RefusedTarget<'a> {
     /// The target as it came; recorded without query values and userinfo, escaped, cut at 2 KiB.
     pub raw: &'a [u8],
     /// What is wrong with it.
-    pub error: &'a TargetError,
+    pub why: &'a Ambiguous,
 }
 
 impl AuditLog {
@@ -244,13 +245,13 @@ impl AuditLog {
         self.deny(fields, context).await
     }
 
-    /// Records a target that was refused before any rule was asked.
+    /// Records a request that was refused before any rule was asked.
     ///
     /// # Errors
     /// [`AuditUnavailable`] where the record could not be written.
     pub async fn record_refused(
         &self,
-        refused: RefusedTarget<'_>,
+        refused: RefusedRequest<'_>,
         context: &DecisionContext,
     ) -> Result<(), AuditUnavailable> {
         let (path, query) = record::refused_target(refused.raw);
@@ -261,7 +262,8 @@ impl AuditLog {
             query: query.iter().map(String::as_str).collect(),
             rule: None,
             verdict: Verdict::Deny,
-            reason: refused.error.code(),
+            reason: refused.why.code(),
+            header: refused.why.header(),
             origin: None,
             nearest: None,
         };

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use accept_rules::Origin;
 use broker_process::logging::LogSettings;
-use broker_process::settings::{Environment, Settings, SettingsError, duration, shown};
+use broker_process::settings::{Environment, Settings, SettingsError, boolean, duration, shown};
 use broker_process::threads;
 use broker_protocol::{AccessToken, AgentName, InstanceName, TokenKind};
 use clap::{Arg, ArgMatches, Command};
@@ -78,6 +78,8 @@ pub struct Config {
     pub origins_proxy: ProxyChoice,
     /// The addresses that origins may have.
     pub origin_addresses: AddressPolicy,
+    /// Whether `Forwarded` and `X-Forwarded-*` of callers reach origins.
+    pub keep_forwarded: bool,
     /// What holds for every origin that `origins` does not name.
     pub timeouts: Timeouts,
     /// Where health is told.
@@ -216,6 +218,7 @@ impl Config {
         let proxies = proxies(&settings, &mut warnings);
         let origins_proxy = proxy_choice(&settings, &table::ORIGINS_PROXY);
         let origin_addresses = settings.optional(&table::ORIGIN_ADDRESSES, networks);
+        let keep_forwarded = !settings.value(&table::REMOVE_FORWARDED, boolean);
         let local_listen = settings.value(&LOCAL_LISTEN, listen_address);
         let healthcheck_path = settings.value(&table::HEALTHCHECK_PATH, local_path);
         let data = data_folder(&settings);
@@ -239,6 +242,7 @@ impl Config {
             proxies,
             origins_proxy,
             origin_addresses: AddressPolicy::naming(origin_addresses.unwrap_or_default()),
+            keep_forwarded,
             timeouts,
             local_listen,
             healthcheck_path,
@@ -420,7 +424,7 @@ fn local_path(text: &str) -> Result<String, String> {
 }
 
 /// Variables that another broker client reads and this one does not; silence would be taken for agreement.
-const UNUSED_VARIABLES: [(&str, &str); 6] = [
+const UNUSED_VARIABLES: [(&str, &str); 5] = [
     (
         "ALL_PROXY",
         "it is not used: name the proxy in HTTPS_PROXY and HTTP_PROXY",
@@ -432,10 +436,6 @@ const UNUSED_VARIABLES: [(&str, &str); 6] = [
     ("HTTPS_CERT", "the local port does not speak TLS"),
     ("HTTPS_KEY", "the local port does not speak TLS"),
     ("RES_BODY_URL_SUB", "answers are not rewritten"),
-    (
-        "REMOVE_X_FORWARDED_HEADERS",
-        "it is not used: x-forwarded headers reach the origin",
-    ),
 ];
 
 fn unused_variables(environment: &Environment) -> Vec<String> {

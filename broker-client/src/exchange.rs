@@ -4,9 +4,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use accept_rules::{
-    Allowed, Decision, Denied, Pending, Request as Question, RequestTarget, TargetError,
-};
+use accept_rules::{Allowed, Decision, Denied, Pending, Request as Question};
 use broker_protocol::header::{CALLER, REQUEST_ID};
 use broker_protocol::hop::Removed;
 use broker_protocol::{AgentName, ErrorCode, Problem, TenantId, hop};
@@ -17,10 +15,11 @@ use hyper::body::Incoming;
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
+use crate::ambiguous::{Ambiguous, target_of};
 use crate::answer::{AnswerBody, OriginBody, is_long_lived};
 use crate::audit::{
     AuditLog, AuditUnavailable, DecisionContext, Ended, Outcome, OutcomeSlot, Recorded,
-    RefusedTarget,
+    RefusedRequest,
 };
 use crate::config::Explaining;
 use crate::credential::{CredentialVersion, FingerprintKey};
@@ -49,7 +48,7 @@ pub(crate) struct Exchange {
 
 /// Why a request does not reach an origin.
 enum Refusal {
-    Target(TargetError),
+    Ambiguous(Ambiguous),
     Denied(Denial),
     Audit(AuditUnavailable),
 }
@@ -105,11 +104,11 @@ impl Exchange {
             .uri
             .path_and_query()
             .map_or("/", |target| target.as_str());
-        let target = match RequestTarget::new(&parts.method, raw) {
+        let target = match target_of(&parts.method, raw, &parts.headers) {
             Ok(target) => target,
-            Err(error) => {
+            Err(why) => {
                 return self
-                    .refuse_target(&parts.method, raw, error, &caller, context)
+                    .refuse_ambiguous(&parts.method, raw, why, &caller, context)
                     .await;
             }
         };
@@ -172,34 +171,29 @@ impl Exchange {
         }
     }
 
-    async fn refuse_target(
+    async fn refuse_ambiguous(
         &self,
         method: &Method,
         raw: &str,
-        error: TargetError,
+        why: Ambiguous,
         caller: &str,
         context: &DecisionContext,
     ) -> Result<Recorded<Allowed>, Refusal> {
         // Query values may be secrets of the caller's.
         let path = raw.split('?').next().unwrap_or_default();
-        self.board.denied(
-            &context.request_id,
-            method.as_str(),
-            path,
-            error.code(),
-            None,
-        );
-        let refused = RefusedTarget {
+        self.board
+            .denied(&context.request_id, method.as_str(), path, why.code(), None);
+        let refused = RefusedRequest {
             caller,
             method: method.as_str(),
             raw: raw.as_bytes(),
-            error: &error,
+            why: &why,
         };
         self.audit
             .record_refused(refused, context)
             .await
             .map_err(Refusal::Audit)?;
-        Err(Refusal::Target(error))
+        Err(Refusal::Ambiguous(why))
     }
 
     fn note_denial(&self, denial: &Denial, context: &DecisionContext) {
@@ -243,7 +237,7 @@ impl Exchange {
 
         let (body, mut upload) = match (outgoing.take_body(), incoming) {
             (Some(bytes), _) => UploadBody::whole(bytes),
-            (None, Some(incoming)) => UploadBody::new(incoming),
+            (None, Some(incoming)) => UploadBody::new(incoming, || outgoing.header_names()),
             (None, None) => UploadBody::whole(Bytes::new()),
         };
         let is_repeatable = outgoing.is_repeatable(&body);
@@ -270,7 +264,7 @@ impl Exchange {
         let (mut head, incoming) = response.into_parts();
         let outcome = slot.outcome();
         outcome.status = Some(head.status.as_u16());
-        let beside_credential = route.credential.as_ref().map(|_| &*route.kept_headers);
+        let beside_credential = route.credential.as_ref().map(|_| &*route.kept.names);
         outcome.removed_response_headers =
             hop::remove_from_response(&mut head.headers, beside_credential);
         outcome.location_passed = location::rewrite(&mut head.headers, &route.origin, &self.agent);
@@ -317,15 +311,10 @@ impl Exchange {
 
     fn refuse(&self, refusal: Refusal, context: &DecisionContext) -> Response<AnswerBody> {
         let problem = match refusal {
-            Refusal::Target(error) => {
-                let code = match error {
-                    TargetError::TooLong { .. } => ErrorCode::TargetTooLong,
-                    _ => ErrorCode::BadTarget,
-                };
-                self.problem(code, context)
-                    .detail(error.to_string())
-                    .with("reason", error.code())
-            }
+            Refusal::Ambiguous(why) => self
+                .problem(why.error_code(), context)
+                .detail(why.to_string())
+                .with("reason", why.code()),
             Refusal::Denied(denial) => {
                 denial.tell(self.problem(denial.code(), context), &self.explaining)
             }

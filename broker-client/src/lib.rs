@@ -6,6 +6,7 @@
 mod accept_file;
 mod address_policy;
 pub mod agent;
+mod ambiguous;
 mod answer;
 pub mod audit;
 mod backoff;
@@ -29,4 +30,5 @@ mod tcp;
 mod upload;
 
 pub use agent::{Agent, AgentError};
+pub use ambiguous::Ambiguous;
 pub use rules::RulesError;

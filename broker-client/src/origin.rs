@@ -12,7 +12,8 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{
-    Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    Version,
 };
 use http_body::Body;
 use hyper::body::Incoming;
@@ -190,17 +191,21 @@ impl Outgoing {
         route: &Route,
         outcome: &mut Outcome,
     ) -> Result<Option<CredentialVersion>, OriginError> {
-        let removed = hop::remove_overrides(&mut self.headers, &route.kept_headers);
+        let injects = route.credential.is_some();
+        let removed = hop::remove_before_origin(&mut self.headers, injects, &route.kept);
         outcome.removed_request_headers.extend(removed);
         let Some(credential) = &route.credential else {
             return Ok(None);
         };
         let version = credential.now().await.map_err(OriginError::NoCredential)?;
-        let removed = hop::remove_beside_credential(&mut self.headers, &route.kept_headers);
-        outcome.removed_request_headers.extend(removed);
         version.inject(&mut self.headers);
         outcome.injected = true;
         Ok(Some(version))
+    }
+
+    /// What its head has.
+    pub(crate) fn header_names(&self) -> Box<[HeaderName]> {
+        self.headers.keys().cloned().collect()
     }
 
     /// Whether it may be sent again: it is safe, and there is nothing of a body that would have to be kept

@@ -9,7 +9,7 @@ use std::time::Duration;
 use accept_rules::{EncodedSlash, List, Origin, Rule, RuleIndex, RuleSet, split_userinfo};
 use broker_process::settings::nearest;
 use broker_process::tls::{self, ClientRoots, PostQuantum, TlsMin, TlsPolicy};
-use broker_protocol::hop;
+use broker_protocol::hop::{self, Kept};
 use http::HeaderName;
 use http::uri::{Authority, Scheme};
 
@@ -128,8 +128,8 @@ pub(crate) struct Route {
     pub(crate) origin: Origin,
     /// None leaves the caller's own `Authorization`.
     pub(crate) credential: Option<Credential>,
-    /// What is not removed beside the credential.
-    pub(crate) kept_headers: Box<[HeaderName]>,
+    /// What is not removed from its requests.
+    pub(crate) kept: Kept,
     pub(crate) timeouts: Timeouts,
     pub(crate) client: OriginClient,
 }
@@ -347,13 +347,16 @@ impl<'r> Resolver<'r> {
         let credential = credential.transpose().map_err(failed("auth"))?;
         let settings = origin_settings(self.config, template.as_str());
         let timeouts = timeouts(settings.timeouts, rule);
-        let kept_headers = kept_headers(rule)?;
+        let kept = Kept {
+            names: kept_headers(rule)?,
+            forwarded: self.config.keep_forwarded,
+        };
         let proxy = self.config.origin_proxy(&settings, &origin);
         let client = self.client(&origin, proxy, timeouts)?;
         Ok(Route {
             origin,
             credential,
-            kept_headers,
+            kept,
             timeouts,
             client,
         })

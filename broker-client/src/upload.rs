@@ -7,9 +7,10 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use broker_protocol::hop;
+use broker_protocol::hop::{self, Removed};
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
+use http::HeaderName;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::Notify;
@@ -42,6 +43,8 @@ pub(crate) struct Upload {
     answered: OnceLock<Instant>,
     /// Whoever waits for more of the body.
     reader: AtomicWaker,
+    /// What its trailers lost.
+    removed: OnceLock<Removed>,
 }
 
 /// The top bit of [`Upload::moved`].
@@ -56,7 +59,13 @@ impl Upload {
             ended: Notify::new(),
             answered: OnceLock::new(),
             reader: AtomicWaker::new(),
+            removed: OnceLock::new(),
         }
+    }
+
+    /// Names of the trailers that were removed.
+    pub(crate) fn removed_trailers(&self) -> &[HeaderName] {
+        self.removed.get().map_or(&[], Vec::as_slice)
     }
 
     /// Body bytes so far.
@@ -116,6 +125,8 @@ impl Upload {
 pub(crate) enum UploadBody {
     Streaming {
         incoming: Incoming,
+        /// What the head has; trailers cannot bring it again.
+        head: Box<[HeaderName]>,
         upload: Arc<Upload>,
         /// Made when the answer is over before the body.
         linger: Option<Pin<Box<Sleep>>>,
@@ -129,8 +140,11 @@ pub(crate) enum UploadBody {
 }
 
 impl UploadBody {
-    /// Watches `incoming`.
-    pub(crate) fn new(incoming: Incoming) -> (Self, Arc<Upload>) {
+    /// Watches `incoming`, the body of a request that has the headers `head`.
+    pub(crate) fn new(
+        incoming: Incoming,
+        head: impl FnOnce() -> Box<[HeaderName]>,
+    ) -> (Self, Arc<Upload>) {
         let upload = Arc::new(Upload::new());
         if incoming.is_end_stream() {
             upload.end();
@@ -138,6 +152,7 @@ impl UploadBody {
         }
         let body = Self::Streaming {
             incoming,
+            head: head(),
             upload: Arc::clone(&upload),
             linger: None,
         };
@@ -180,12 +195,13 @@ impl Body for UploadBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let me = self.get_mut();
-        let (incoming, upload, linger) = match me {
+        let (incoming, head, upload, linger) = match me {
             Self::Streaming {
                 incoming,
+                head,
                 upload,
                 linger,
-            } => (incoming, upload, linger),
+            } => (incoming, head, upload, linger),
             Self::Whole { bytes, upload } => {
                 let bytes = std::mem::take(bytes);
                 upload
@@ -215,7 +231,13 @@ impl Body for UploadBody {
         if frame.is_none() || incoming.is_end_stream() {
             upload.end();
         }
-        Poll::Ready(frame.map(|frame| frame.map(hop::clean_trailers).map_err(UploadError::Caller)))
+        Poll::Ready(frame.map(|frame| {
+            let (frame, removed) = hop::clean_trailers(frame.map_err(UploadError::Caller)?, head);
+            if frame.is_trailers() {
+                upload.removed.get_or_init(|| removed);
+            }
+            Ok(frame)
+        }))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -33,17 +33,29 @@ pub const MAX_STREAMS: HeaderName = HeaderName::from_static("broker-max-streams"
 /// Handshake answer: the address from which the server saw the agent come.
 pub const SOURCE: HeaderName = HeaderName::from_static("broker-source");
 
-/// Whether only the broker itself may set this header.
-///
-/// An underscore counts as a hyphen: servers that turn names into variables cannot tell them apart.
+/// Whether only the broker itself may set this header, in whichever spelling.
 #[must_use]
 pub fn is_reserved(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    name.len() >= RESERVED_PREFIX.len()
-        && name
-            .bytes()
-            .zip(RESERVED_PREFIX.bytes())
-            .all(|(a, b)| a == b || (a == b'_' && b == b'-'))
+    begins_like(name.as_str(), RESERVED_PREFIX)
+}
+
+/// Whether servers that turn names into variables cannot tell the two apart: all of them make `_` of `-`, and some of
+/// everything else that is neither letter nor digit.
+pub(crate) fn same_variable(name: &str, other: &str) -> bool {
+    name.len() == other.len() && begins_like(name, other)
+}
+
+/// The same of the beginning of `name`.
+pub(crate) fn begins_like(name: &str, prefix: &str) -> bool {
+    let folded = |byte: u8| {
+        if byte.is_ascii_alphanumeric() {
+            byte
+        } else {
+            b'-'
+        }
+    };
+    let mut pairs = name.bytes().zip(prefix.bytes());
+    name.len() >= prefix.len() && pairs.all(|(a, b)| folded(a) == folded(b))
 }
 
 #[cfg(test)]
@@ -57,6 +69,7 @@ mod tests {
             "broker_request_id",
             "broker-",
             "broker-anything",
+            "broker.caller",
         ] {
             assert!(is_reserved(&HeaderName::from_static(name)), "{name}");
         }

@@ -1,30 +1,21 @@
-//! Which headers do not travel: the one table for requests, answers and trailers, both ways (SPEC.md §7).
+//! Which headers travel: the one table for requests, answers and trailers, both ways. SPEC.md §7 is that table, with
+//! every name; a test compares the two.
 //!
-//! | removed | from | why |
-//! |---|---|---|
-//! | `Connection` and what it names, `Keep-Alive`, `Proxy-Connection`, `TE` but for `trailers`, `Transfer-Encoding`, `Upgrade`, `HTTP2-Settings` | everything | they speak of one connection (RFC 9110 §7.6.1) |
-//! | `Content-Length` beside `Transfer-Encoding` | everything | the coding counts (RFC 9112 §6.3) |
-//! | `Proxy-Authorization`, `Proxy-Authenticate`, `Proxy-Authentication-Info` | everything | they are between the caller and us (RFC 9110 §11.7) |
-//! | `Host`, `Expect` | requests | the origin has its own name; we answer expectations ourselves |
-//! | `broker-*` | everything | reserved (SPEC.md §6) |
-//! | `Authorization: NTLM` and `Negotiate` | requests | they authenticate a connection, and connections are shared (RFC 4559) |
-//! | `WWW-Authenticate: NTLM` and `Negotiate` | answers | the same |
-//! | `Alt-Svc` | answers | names a host that the caller cannot and must not reach |
-//! | `X-HTTP-Method-Override`, `X-Original-URL` and their kin | requests, unless the rule names them | they ask for what was not judged (see [`remove_overrides`]) |
-//! | `Cookie`, other credentials, identity, impersonation | requests into which a credential is injected, unless the rule names them | they change who or what is asked (see [`remove_beside_credential`]) |
-//! | `Set-Cookie` | answers to such requests, unless the rule keeps cookies | a session made with our credential is our credential |
-//! | `Content-Length`, `Content-Type`, `Authorization` and others that frame or route | trailers | they come too late to be judged (RFC 9110 §6.5.1) |
+//! Names are compared with everything but letters and digits as `-`: CGI and its heirs (WSGI, Rack, PHP) make one
+//! variable of `x-remote-user`, `x_remote_user` and, some of them, `x.remote.user` (RFC 3875 §4.1.18).
 
 use bytes::Bytes;
 use http::header::{
-    ALT_SVC, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_TYPE, COOKIE, EXPECT, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, SET_COOKIE, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE, WWW_AUTHENTICATE,
+    ALT_SVC, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
+    CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, COOKIE, DATE, EXPECT, FROM, HOST,
+    IF_MODIFIED_SINCE, IF_RANGE, IF_UNMODIFIED_SINCE, MAX_FORWARDS, ORIGIN, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, RANGE, REFERER, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    USER_AGENT, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Frame;
 
-use crate::header::is_reserved;
+use crate::header::{begins_like, is_reserved, same_variable};
 
 /// The names that were removed, for the record; never a value.
 pub type Removed = Vec<HeaderName>;
@@ -52,19 +43,31 @@ pub static COOKIES: [HeaderName; 4] = [
     SET_COOKIE2,
 ];
 
-/// What `Connection` cannot take away: removing it would change what the message is.
-static NOT_BY_CONNECTION: [HeaderName; 8] = [
+/// What a request has once: of two, one program reads the first and the next one the last.
+static ONCE: [HeaderName; 17] = [
     HOST,
+    AUTHORIZATION,
+    PROXY_AUTHORIZATION,
     CONTENT_LENGTH,
     CONTENT_TYPE,
-    CONTENT_ENCODING,
     CONTENT_RANGE,
-    AUTHORIZATION,
-    COOKIE,
-    SET_COOKIE,
+    CONTENT_LOCATION,
+    RANGE,
+    IF_MODIFIED_SINCE,
+    IF_RANGE,
+    IF_UNMODIFIED_SINCE,
+    DATE,
+    FROM,
+    MAX_FORWARDS,
+    ORIGIN,
+    REFERER,
+    USER_AGENT,
 ];
 
-/// What changes who asks, beside a credential of ours. Compared with `_` as `-`; a `*` ends a prefix.
+/// What else means the message, and not a connection.
+static OF_THE_MESSAGE: [HeaderName; 4] = [CONTENT_ENCODING, CACHE_CONTROL, COOKIE, SET_COOKIE];
+
+/// What changes who asks, beside a credential of ours. A `*` ends a prefix.
 const IDENTITY: &[&str] = &[
     // Other credentials, which some origins prefer to `Authorization`.
     "cookie",
@@ -72,6 +75,7 @@ const IDENTITY: &[&str] = &[
     "private-token",
     "job-token",
     "deploy-token",
+    "x-authorization",
     "x-api-key",
     "api-key",
     "apikey",
@@ -90,6 +94,7 @@ const IDENTITY: &[&str] = &[
     // Identity that an authenticating proxy would set.
     "remote-*",
     "x-remote-*",
+    "x-forwarded-*",
     "x-webauth-*",
     "x-auth-request-*",
     "x-authenticated-*",
@@ -102,15 +107,6 @@ const IDENTITY: &[&str] = &[
     "x-consul-token",
     "x-nomad-token",
     "x-grafana-*",
-    // Where the request came from, which some origins trust.
-    "forwarded",
-    "x-forwarded-*",
-    "x-real-ip",
-    "x-client-ip",
-    "client-ip",
-    "true-client-ip",
-    "cf-connecting-ip",
-    "x-cluster-client-ip",
     "x-goog-authenticated-user-*",
     "x-goog-iap-jwt-assertion",
     "x-ms-client-principal*",
@@ -122,7 +118,7 @@ const IDENTITY: &[&str] = &[
     "ssl-client-*",
 ];
 
-/// What asks for another method or target than the one that was judged. Compared like [`IDENTITY`].
+/// What asks for another method, target or host than the one that was judged.
 const OVERRIDES: &[&str] = &[
     "x-http-method",
     "x-http-method-override",
@@ -130,14 +126,59 @@ const OVERRIDES: &[&str] = &[
     "x-original-url",
     "x-original-uri",
     "x-original-method",
+    "x-original-host",
     "x-rewrite-url",
+    "x-http-host-override",
+    "x-host",
 ];
+
+/// What proxies say of where a request came from and by which name it called them; some origins trust it.
+const FORWARDED: &[&str] = &[
+    "forwarded",
+    "x-forwarded-*",
+    "x-real-ip",
+    "x-client-ip",
+    "client-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "x-cluster-client-ip",
+];
+
+/// What of [`FORWARDED`] speaks of the way alone. The rest of `x-forwarded-*` says who asks.
+const OF_THE_WAY: &[&str] = &[
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-forwarded-prefix",
+    "x-forwarded-server",
+];
+
+/// What of a request travels although it would be removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// What the rule names, exactly so.
+    pub names: Box<[HeaderName]>,
+    /// `Forwarded`, `X-Forwarded-For` and their kin.
+    pub forwarded: bool,
+}
 
 /// Whether headers of this name travel at all, so that they can be kept beside a credential.
 #[must_use]
 pub fn can_travel(name: &HeaderName) -> bool {
     let never = [&HOST, &EXPECT, &TE, &ALT_SVC];
-    !(HOP_BY_HOP.contains(name) || is_reserved(name) || never.contains(&name))
+    !(HOP_BY_HOP.contains(name) || is_reserved(name) || never.contains(&name) || is_alias(name))
+}
+
+/// The first header of a request that occurs more than once and may not.
+#[must_use]
+pub fn repeated(headers: &HeaderMap) -> Option<&HeaderName> {
+    // Most requests have no header twice, and are done here.
+    if headers.len() == headers.keys_len() {
+        return None;
+    }
+    let occurs_again = |name: &&HeaderName| headers.get_all(*name).iter().nth(1).is_some();
+    ONCE.iter().find(occurs_again)
 }
 
 /// Removes from a request what never travels.
@@ -148,6 +189,7 @@ pub fn remove_from_request(headers: &mut HeaderMap) -> Removed {
     for name in [&HOST, &EXPECT] {
         remove(headers, name, &mut removed);
     }
+    remove_where(headers, is_alias, &mut removed);
     if headers
         .get(AUTHORIZATION)
         .is_some_and(authenticates_connection)
@@ -163,19 +205,21 @@ pub fn remove_from_request(headers: &mut HeaderMap) -> Removed {
     removed
 }
 
-/// Removes from a request what would have its origin do something else than was judged, but for what is `kept`.
-pub fn remove_overrides(headers: &mut HeaderMap, kept: &[HeaderName]) -> Removed {
+/// Removes from a request that was allowed what would have its origin do something else than was judged, or, beside
+/// the credential that we inject, do it for somebody else.
+pub fn remove_before_origin(headers: &mut HeaderMap, injects: bool, kept: &Kept) -> Removed {
     let mut removed = Removed::new();
-    let is_bad = |name: &HeaderName| is_among(OVERRIDES, name) && !kept.contains(name);
-    remove_where(headers, is_bad, &mut removed);
-    removed
-}
-
-/// Removes from a request what would act beside the credential that we inject, but for what is `kept`.
-pub fn remove_beside_credential(headers: &mut HeaderMap, kept: &[HeaderName]) -> Removed {
-    let mut removed = Removed::new();
-    let is_bad = |name: &HeaderName| is_among(IDENTITY, name) && !kept.contains(name);
-    remove_where(headers, is_bad, &mut removed);
+    let is_bad = |name: &HeaderName| {
+        let is_kept = kept.forwarded && is_among(OF_THE_WAY, name);
+        is_among(OVERRIDES, name)
+            || (!kept.forwarded && is_among(FORWARDED, name))
+            || (injects && is_among(IDENTITY, name) && !is_kept)
+    };
+    remove_where(
+        headers,
+        |name| is_bad(name) && !kept.names.contains(name),
+        &mut removed,
+    );
     removed
 }
 
@@ -213,31 +257,35 @@ pub fn remove_from_response(
     removed
 }
 
-/// Removes from trailers what a header may not be once the body has begun (RFC 9110 §6.5.1).
-pub fn remove_from_trailers(trailers: &mut HeaderMap) -> Removed {
+/// Removes from trailers what a header may not be once the body has begun (RFC 9110 §6.5.1), and what would stand
+/// beside a header of `head`, by which the message was judged.
+pub fn remove_from_trailers(trailers: &mut HeaderMap, head: &[HeaderName]) -> Removed {
     let mut removed = Removed::new();
     remove_hop_by_hop(trailers, &mut removed);
-    for name in [&TE, &TRAILER, &EXPECT]
-        .into_iter()
-        .chain(&NOT_BY_CONNECTION)
-    {
-        remove(trailers, name, &mut removed);
-    }
-    for table in [IDENTITY, OVERRIDES] {
-        remove_where(trailers, |name| is_among(table, name), &mut removed);
-    }
+    let is_bad = |name: &HeaderName| {
+        let mut of_heads = ONCE.iter().chain(&OF_THE_MESSAGE).chain(&COOKIES);
+        of_heads.any(|other| other == name)
+            || [TE, TRAILER, EXPECT].contains(name)
+            || is_alias(name)
+            || head.iter().any(|other| is_same(name, other))
+            || [IDENTITY, OVERRIDES, FORWARDED]
+                .iter()
+                .any(|table| is_among(table, name))
+    };
+    remove_where(trailers, is_bad, &mut removed);
     removed
 }
 
-/// The frame of a body as it may travel on: data as it is, trailers without what they may not bring.
+/// The frame of a body as it may travel on, and what was removed: data stays as it is, trailers lose what they may not
+/// bring.
 #[must_use]
-pub fn clean_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
+pub fn clean_trailers(frame: Frame<Bytes>, head: &[HeaderName]) -> (Frame<Bytes>, Removed) {
     match frame.into_trailers() {
         Ok(mut trailers) => {
-            remove_from_trailers(&mut trailers);
-            Frame::trailers(trailers)
+            let removed = remove_from_trailers(&mut trailers, head);
+            (Frame::trailers(trailers), removed)
         }
-        Err(data) => data,
+        Err(data) => (data, Removed::new()),
     }
 }
 
@@ -247,7 +295,8 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, removed: &mut Removed) {
         remove(headers, &CONTENT_LENGTH, removed);
     }
     for name in named_by_connection(headers) {
-        if !NOT_BY_CONNECTION.contains(&name) {
+        // What means the message, a connection cannot take away.
+        if !ONCE.contains(&name) && !OF_THE_MESSAGE.contains(&name) {
             remove(headers, &name, removed);
         }
     }
@@ -305,19 +354,29 @@ fn accepts_trailers(headers: &HeaderMap) -> bool {
         .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
+/// Whether an origin could take it for a header that frames, routes or authenticates, which it is not.
+fn is_alias(name: &HeaderName) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if name.as_str().bytes().all(is_plain) {
+        return false;
+    }
+    let mut meant = HOP_BY_HOP
+        .iter()
+        .chain(&ONCE)
+        .chain(&OF_THE_MESSAGE)
+        .chain(&COOKIES)
+        .chain([&TE, &TRAILER, &EXPECT]);
+    meant.any(|meant| is_same(name, meant))
+}
+
+fn is_same(name: &HeaderName, other: &HeaderName) -> bool {
+    same_variable(name.as_str(), other.as_str())
+}
+
 fn is_among(table: &[&str], name: &HeaderName) -> bool {
-    let same = |a: u8, b: u8| a == b || (a == b'_' && b == b'-');
-    let name = name.as_str().as_bytes();
-    table.iter().any(|entry| {
-        let (entry, whole) = match entry.strip_suffix('*') {
-            Some(prefix) => (prefix.as_bytes(), false),
-            None => (entry.as_bytes(), true),
-        };
-        (if whole {
-            name.len() == entry.len()
-        } else {
-            name.len() >= entry.len()
-        }) && name.iter().zip(entry).all(|(a, b)| same(*a, *b))
+    table.iter().any(|entry| match entry.strip_suffix('*') {
+        Some(prefix) => begins_like(name.as_str(), prefix),
+        None => same_variable(name.as_str(), entry),
     })
 }
 
@@ -352,6 +411,16 @@ mod tests {
             map.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
         map
+    }
+
+    fn names_kept(names: &[&'static str]) -> Kept {
+        Kept {
+            names: names
+                .iter()
+                .map(|name| HeaderName::from_static(name))
+                .collect(),
+            forwarded: false,
+        }
     }
 
     fn names(map: &HeaderMap) -> Vec<&str> {
@@ -422,11 +491,15 @@ mod tests {
             "x_forwarded_host",
             "Forwarded",
             "X-Real-IP",
+            "X-Forwarded-Access-Token",
+            "x.remote.user",
+            "X-Auth-Request-Email",
+            "Remote-User",
             "X-Redmine-Switch-User",
             "X-Grafana-Org-Id",
         ] {
             let mut map = headers(&[(name, "admin"), ("accept", "*/*")]);
-            let removed = remove_beside_credential(&mut map, &[]);
+            let removed = remove_before_origin(&mut map, true, &Kept::default());
             assert_eq!(names(&map), ["accept"], "{name}");
             assert_eq!(removed.len(), 1, "{name}");
         }
@@ -441,11 +514,14 @@ mod tests {
             ("accept", "*/*"),
         ];
         let mut map = headers(&overrides);
-        assert_eq!(remove_overrides(&mut map, &[]).len(), 3);
+        assert_eq!(
+            remove_before_origin(&mut map, false, &Kept::default()).len(),
+            3
+        );
         assert_eq!(names(&map), ["accept"]);
         let mut map = headers(&overrides);
-        let kept = [HeaderName::from_static("x-original-url")];
-        assert_eq!(remove_overrides(&mut map, &kept).len(), 2);
+        let kept = names_kept(&["x-original-url"]);
+        assert_eq!(remove_before_origin(&mut map, false, &kept).len(), 2);
         assert_eq!(names(&map), ["accept", "x-original-url"]);
     }
 
@@ -495,25 +571,21 @@ mod tests {
 
     #[test]
     fn what_a_rule_names_is_kept_beside_our_credential() {
-        let kept = [
-            COOKIE,
-            SET_COOKIE,
-            HeaderName::from_static("x-forwarded-for"),
-        ];
+        let kept = names_kept(&["cookie", "set-cookie", "x-forwarded-for"]);
         let mut map = headers(&[
             ("cookie", "a=1"),
             ("x-forwarded-for", "192.0.2.1"),
             ("x_forwarded_for", "192.0.2.2"),
             ("sudo", "root"),
         ]);
-        remove_beside_credential(&mut map, &kept);
+        remove_before_origin(&mut map, true, &kept);
         assert_eq!(names(&map), ["cookie", "x-forwarded-for"]);
         let mut map = headers(&[
             ("set-cookie", "a=1"),
             ("set-cookie2", "b=2"),
             ("alt-svc", "x"),
         ]);
-        remove_from_response(&mut map, Some(&kept));
+        remove_from_response(&mut map, Some(&kept.names));
         assert_eq!(names(&map), ["set-cookie"]);
     }
 
@@ -546,8 +618,103 @@ mod tests {
             ("set-cookie", "a=1"),
             ("x-remote-user", "root"),
             ("x-http-method-override", "DELETE"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("content_type", "text/html"),
+            ("range", "bytes=0-1"),
+            ("x-role", "admin"),
+            ("x_role", "admin"),
         ]);
-        remove_from_trailers(&mut map);
+        let head = [HeaderName::from_static("x-role")];
+        assert_eq!(remove_from_trailers(&mut map, &head).len(), 12);
         assert_eq!(names(&map), ["grpc-status"]);
+    }
+
+    #[test]
+    fn only_what_says_the_way_is_kept_beside_our_credential_where_proxies_are_believed() {
+        let lines = [
+            ("forwarded", "for=192.0.2.1"),
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-user", "admin"),
+            ("x-real-ip", "192.0.2.1"),
+        ];
+        let believed = Kept {
+            forwarded: true,
+            ..Kept::default()
+        };
+        for (injects, kept, expected) in [
+            (false, &Kept::default(), &[][..]),
+            (true, &Kept::default(), &[]),
+            (
+                false,
+                &believed,
+                &[
+                    "forwarded",
+                    "x-forwarded-for",
+                    "x-forwarded-user",
+                    "x-real-ip",
+                ],
+            ),
+            (
+                true,
+                &believed,
+                &["forwarded", "x-forwarded-for", "x-real-ip"],
+            ),
+        ] {
+            let mut map = headers(&lines);
+            remove_before_origin(&mut map, injects, kept);
+            assert_eq!(names(&map), expected, "{injects} {kept:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_a_request_has_once_is_not_repeated() {
+        for name in &ONCE {
+            let mut map = headers(&[("accept", "a"), ("accept", "b")]);
+            map.append(name, HeaderValue::from_static("1"));
+            assert_eq!(repeated(&map), None, "{name}");
+            map.append(name, HeaderValue::from_static("1"));
+            assert_eq!(repeated(&map), Some(name));
+        }
+    }
+
+    #[test]
+    fn another_spelling_of_what_frames_or_authenticates_does_not_travel() {
+        for name in [
+            "content_length",
+            "transfer_encoding",
+            "content_type",
+            "content.type",
+            "proxy_authorization",
+            "user_agent",
+            "keep_alive",
+        ] {
+            let mut map = headers(&[(name, "1"), ("x_mine", "1"), ("content-type", "text/plain")]);
+            assert_eq!(remove_from_request(&mut map).len(), 1, "{name}");
+            assert_eq!(names(&map), ["content-type", "x_mine"], "{name}");
+        }
+    }
+
+    #[test]
+    fn the_specification_names_what_the_code_does() {
+        let of = |names: &[HeaderName]| names.iter().map(ToString::to_string).collect();
+        let texts = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        let groups: [(&str, Vec<String>); 8] = [
+            ("connection", of(&HOP_BY_HOP)),
+            ("cookies", of(&COOKIES)),
+            ("once", of(&ONCE)),
+            ("message", of(&OF_THE_MESSAGE)),
+            ("override", texts(OVERRIDES)),
+            ("identity", texts(IDENTITY)),
+            ("forwarded", texts(FORWARDED)),
+            ("way", texts(OF_THE_WAY)),
+        ];
+        let specification = include_str!("../SPEC.md");
+        let (_, table) = specification
+            .split_once("| group | names |\n|---|---|\n")
+            .unwrap();
+        let (table, _) = table.split_once("\n\n").unwrap();
+        let expected =
+            groups.map(|(group, names)| format!("| {group} | `{}` |", names.join("`, `")));
+        assert_eq!(table.lines().collect::<Vec<_>>(), expected);
     }
 }

@@ -251,7 +251,7 @@ impl Body for RequestBody {
 }
 
 fn clean_trailers(frame: Frame<Bytes>) -> Frame<Bytes> {
-    match hop::clean_trailers(frame).into_trailers() {
+    match hop::clean_trailers(frame, &[]).0.into_trailers() {
         Ok(mut trailers) => {
             remove_broker_secrets(&mut trailers);
             Frame::trailers(trailers)
@@ -321,7 +321,7 @@ impl RelayedBody {
             Some(frame) => Some(frame),
             None => ready!(Pin::new(&mut self.incoming).poll_frame(cx)),
         };
-        Poll::Ready(frame.map(|frame| frame.map(hop::clean_trailers)))
+        Poll::Ready(frame.map(|frame| frame.map(|frame| hop::clean_trailers(frame, &[]).0)))
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -1,6 +1,7 @@
 //! Which headers travel: the table of `broker_protocol::hop`, both ways; framing, trailers, references and interim
 //! answers.
 
+use broker_protocol::ErrorCode;
 use broker_tests::broker::{AgentSetup, Server, Site, permissive};
 use broker_tests::caller::{Answer, Caller, body};
 use broker_tests::origin::{self, Origin, Request};
@@ -119,6 +120,8 @@ async fn what_the_caller_says_of_its_connection_or_in_our_name_does_not_travel()
         ("broker-error", "denied"),
         ("authorization", "Bearer of-the-caller"),
         ("content-type", "text/plain"),
+        ("content_length", "5"),
+        ("transfer_encoding", "chunked"),
         ("cookie", "a=1"),
         ("x-forwarded-for", "198.51.100.1"),
         ("accept-encoding", "gzip, br"),
@@ -148,12 +151,14 @@ async fn what_the_caller_says_of_its_connection_or_in_our_name_does_not_travel()
         ("authorization", "Bearer of-the-caller"),
         ("content-type", "text/plain"),
         ("cookie", "a=1"),
-        ("x-forwarded-for", "198.51.100.1"),
     ];
     let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(travelled, expected);
     // What the server removed, the agent never saw.
-    assert_eq!(names(&outcome["removed_request_headers"]), [""; 0]);
+    assert_eq!(
+        names(&outcome["removed_request_headers"]),
+        ["x-forwarded-for"]
+    );
     assert!(!log.contains("of-the-caller"));
 }
 
@@ -367,6 +372,68 @@ async fn without_our_credential_too_no_header_asks_for_another_method_or_target(
 }
 
 #[tokio::test]
+async fn of_a_header_that_a_request_has_once_two_are_refused_by_name_and_recorded() {
+    let origin = Origin::answering(|_| origin::Answer::json("{}")).await;
+    let (server, agent) = permissive(&origin).await;
+    for version in VERSIONS {
+        let caller = server.caller().with_version(version);
+        for name in ["content-type", "range", "user-agent", "if-range", "referer"] {
+            let answer = send(&caller, Method::GET, TARGET, &[(name, "1"), (name, "1")]).await;
+            let problem = answer.problem(ErrorCode::BadRequest).await;
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(detail.contains(name), "{version:?}: {detail}");
+            let decision = agent.audit("decision").pop().unwrap();
+            assert_eq!(decision["verdict"], "deny");
+            assert_eq!(decision["reason"], "repeated-header");
+            assert_eq!(decision["header"], name);
+        }
+        for name in [
+            "authorization",
+            "proxy-authorization",
+            "broker-authorization",
+        ] {
+            let twice = [(name, "Bearer x"), (name, "Bearer x")];
+            let stranger = server.stranger().with_version(version);
+            let answer = send(&stranger, Method::GET, TARGET, &twice).await;
+            let problem = answer.problem(ErrorCode::BadRequest).await;
+            assert!(
+                problem["detail"].as_str().unwrap().contains(name),
+                "{problem}"
+            );
+        }
+    }
+    assert_eq!(origin.connections(), 0);
+}
+
+#[tokio::test]
+async fn forwarded_headers_travel_where_the_settings_believe_them_and_say_nothing_of_who_asks() {
+    let headers = [
+        ("forwarded", "for=192.0.2.1"),
+        ("x-forwarded-for", "192.0.2.1"),
+        ("x-forwarded-user", "admin"),
+    ];
+    let all = ["forwarded", "x-forwarded-for", "x-forwarded-user"];
+    for (remove, auth, expected) in [
+        ("true", Auth::None, &[][..]),
+        ("false", Auth::None, &all),
+        ("false", Auth::Injected, &["forwarded", "x-forwarded-for"]),
+    ] {
+        let origin = Origin::answering(|_| origin::Answer::json("{}")).await;
+        let server = Server::start(Site::simple()).await;
+        let _agent = AgentSetup::with_rules(auth.rules(&origin.url()))
+            .variable("REMOVE_X_FORWARDED_HEADERS", remove)
+            .start(&server)
+            .await;
+        send(&server.caller(), Method::GET, TARGET, &headers).await;
+        let request = origin.requests().pop().unwrap();
+        let travelled = all
+            .into_iter()
+            .filter(|name| request.head.value(name).is_some());
+        assert_eq!(travelled.collect::<Vec<_>>(), expected, "{remove}");
+    }
+}
+
+#[tokio::test]
 async fn without_our_credential_identity_and_cookies_are_the_callers_own_affair() {
     let headers = [
         ("cookie", "a=1; b=2"),
@@ -447,6 +514,13 @@ async fn the_origins_trailers_reach_a_caller_that_takes_trailers() {
     let (bytes, trailers) = server.caller().get(TARGET).await.bytes_and_trailers().await;
     assert_eq!((bytes, trailers.len()), (Bytes::from("{}"), 0));
     let lines = agent.stop().await;
+    let removed = [
+        "broker-error",
+        "content-length",
+        "set-cookie",
+        "transfer-encoding",
+    ];
+    assert_eq!(names(&lines[2]["removed_response_headers"]), removed);
     let ends = lines.iter().filter(|line| line["kind"] == "outcome");
     let ends: Vec<_> = ends.map(|line| &line["ended"]).collect();
     assert_eq!(ends, ["complete"; 3]);
@@ -455,7 +529,7 @@ async fn the_origins_trailers_reach_a_caller_that_takes_trailers() {
 #[tokio::test]
 async fn the_callers_trailers_reach_the_origin() {
     let origin = Origin::answering(|_| origin::Answer::json("{}")).await;
-    let (server, _agent) = permissive(&origin).await;
+    let (server, agent) = permissive(&origin).await;
     for version in VERSIONS {
         let (mut sender, upload) = body::channel();
         let play = async move {
@@ -467,6 +541,8 @@ async fn the_callers_trailers_reach_the_origin() {
                 ("cookie", "late=1"),
                 ("broker-caller", "late"),
                 ("x-late", "Bearer brk_caller_late"),
+                ("x-role", "admin"),
+                ("x_role", "admin"),
             ] {
                 trailers.insert(
                     HeaderName::from_static(name),
@@ -478,8 +554,9 @@ async fn the_callers_trailers_reach_the_origin() {
         let request = http::Request::post(TARGET)
             .header(
                 "trailer",
-                "x-checksum, authorization, cookie, broker-caller, x-late",
+                "x-checksum, authorization, cookie, broker-caller, x-late, x-role, x_role",
             )
+            .header("x-role", "reader")
             .body(upload)
             .unwrap();
         let caller = server.caller().with_version(version);
@@ -492,6 +569,15 @@ async fn the_callers_trailers_reach_the_origin() {
             "datax-checksum: abc\r\n",
             "{version:?}"
         );
+    }
+    // The server removed the rest.
+    for line in agent.stop().await {
+        if line["kind"] == "outcome" {
+            assert_eq!(
+                names(&line["removed_request_headers"]),
+                ["x-role", "x_role"]
+            );
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use accept_rules::{
     Decision, EncodedSlash, Explanation, List, Request, RequestTarget, RuleFile, RuleSet,
 };
-use http::header::{CONNECTION, COOKIE};
+use http::header::{CONNECTION, CONTENT_TYPE, COOKIE};
 use http::{HeaderMap, Method};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -142,11 +142,21 @@ fn examples() -> (String, String) {
         rule: None,
         verdict: Verdict::Deny,
         reason: "dot-segment",
+        header: None,
         origin: None,
         nearest: None,
     };
     let third = context("c0ffee00a1b24c3d8e9f0a1b2c3d4e5f");
     example.add("decision", DecisionRecord::new(refused, &third));
+
+    let target = RequestTarget::new(&Method::POST, "/api/issues/add_comment").unwrap();
+    let repeated = DecisionFields {
+        reason: "repeated-header",
+        header: Some(&CONTENT_TYPE),
+        ..DecisionFields::of(&target, "proxy")
+    };
+    let fourth = context("1b9d4c7e6f5a4d3c2b1a0f9e8d7c6b5a");
+    example.add("decision", DecisionRecord::new(repeated, &fourth));
 
     let (agent, path) = (third.agent, Path::new("/etc/broker/accept.json"));
     let refused = RulesRefused {
@@ -170,7 +180,7 @@ fn examples() -> (String, String) {
     let orderly = example.text().to_owned();
 
     example.lines.clear();
-    let torn = br#"{"v":1,"seq":9,"prev":"5c"#;
+    let torn = br#"{"v":1,"seq":10,"prev":"5c"#;
     example.chain.adopt(torn);
     example.lines.extend_from_slice(torn);
     let torn = example.chain.close_open_line(&mut example.lines).unwrap();
@@ -200,7 +210,7 @@ fn the_document_shows_lines_as_they_are_written() {
         );
     }
     let all = orderly + &after_failure;
-    assert_eq!(verify_lines(all.as_bytes()).unwrap().last_seq, 11);
+    assert_eq!(verify_lines(all.as_bytes()).unwrap().last_seq, 12);
 }
 
 #[test]

@@ -154,6 +154,8 @@ pub(super) struct DecisionFields<'a> {
     pub(super) rule: Option<usize>,
     pub(super) verdict: Verdict,
     pub(super) reason: &'a str,
+    /// The header for which it was refused.
+    pub(super) header: Option<&'a HeaderName>,
     pub(super) origin: Option<&'a str>,
     /// The rule that came nearest to a denied request.
     pub(super) nearest: Option<&'a Explanation>,
@@ -170,6 +172,7 @@ impl<'a> DecisionFields<'a> {
             rule: None,
             verdict: Verdict::Deny,
             reason: "",
+            header: None,
             origin: None,
             nearest: None,
         }
@@ -190,6 +193,8 @@ pub(super) struct DecisionRecord<'a> {
     rule: Option<usize>,
     verdict: Verdict,
     reason: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    header: Option<&'a str>,
     origin: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     nearest: Option<&'a Explanation>,
@@ -209,6 +214,7 @@ impl<'a> DecisionRecord<'a> {
             rule: fields.rule,
             verdict: fields.verdict,
             reason: fields.reason,
+            header: fields.header.map(HeaderName::as_str),
             origin: fields.origin,
             nearest: fields.nearest,
         }

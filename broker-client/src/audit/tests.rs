@@ -2,7 +2,9 @@ use std::fs;
 use std::io::BufReader;
 use std::path::Path;
 
-use accept_rules::{Decision, EncodedSlash, List, Request, RequestTarget, RuleFile, RuleSet};
+use accept_rules::{
+    Decision, EncodedSlash, List, Request, RequestTarget, RuleFile, RuleSet, TargetError,
+};
 use http::{HeaderMap, Method};
 use serde_json::Value;
 
@@ -229,11 +231,11 @@ async fn a_refused_target_is_recorded_without_what_may_be_secret() {
     let folder = TestFolder::new();
     let path = folder.path().join("audit.jsonl");
     let (log, writer) = open(&path);
-    let refused = RefusedTarget {
+    let refused = RefusedRequest {
         caller: "",
         method: "GET",
         raw: b"http://u:canary@host/\xff?token=canary",
-        error: &TargetError::NotOriginForm,
+        why: &TargetError::NotOriginForm.into(),
     };
 
     log.record_refused(refused, &context("r1")).await.unwrap();
@@ -529,11 +531,11 @@ async fn long_texts_of_the_server_are_cut() {
     let path = folder.path().join("audit.jsonl");
     let (log, writer) = open(&path);
     let long = "x".repeat(5000);
-    let refused = RefusedTarget {
+    let refused = RefusedRequest {
         caller: &long,
         method: &long,
         raw: b"*",
-        error: &TargetError::NotOriginForm,
+        why: &TargetError::NotOriginForm.into(),
     };
     log.record_refused(refused, &context(&long)).await.unwrap();
     writer.close().await.unwrap();

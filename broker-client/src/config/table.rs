@@ -108,6 +108,14 @@ pub(super) const IDLE: Setting = Setting::new(
 )
 .env(&["BROKER_IDLE_TIMEOUT"])
 .default("5m");
+pub(super) const REMOVE_FORWARDED: Setting = Setting::new(
+    "remove-forwarded-headers",
+    "true|false",
+    "Whether `Forwarded`, `X-Forwarded-*` and their kin are removed from what callers send, but for those that a rule \
+     names in `allow-headers`; origins may trust what they say",
+)
+.env(&["BROKER_REMOVE_FORWARDED_HEADERS", "REMOVE_X_FORWARDED_HEADERS"])
+.default("true");
 pub(super) const ORIGINS: Section = Section {
     key: "origins",
     help: "what holds for one origin alone; the key is the origin as the rule writes it, unexpanded. \
@@ -278,7 +286,7 @@ pub static TABLE: Table = Table {
         },
         Group {
             title: "Origins",
-            settings: &[CA_CERT, CONNECT, FIRST_BYTE, IDLE],
+            settings: &[CA_CERT, CONNECT, FIRST_BYTE, IDLE, REMOVE_FORWARDED],
             sections: &[ORIGINS],
         },
         Group {

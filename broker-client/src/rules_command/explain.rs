@@ -108,7 +108,7 @@ pub(super) fn run(arguments: &ArgMatches, surroundings: Surroundings<'_>) -> Res
     report::print(arguments, &explanation)?;
     match verdict {
         Verdict::Allowed(_) => Ok(()),
-        Verdict::Denied(_) | Verdict::BadTarget(_) => Err(Exit::negative()),
+        Verdict::Denied(_) | Verdict::Ambiguous(_) => Err(Exit::negative()),
     }
 }
 

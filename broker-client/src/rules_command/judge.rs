@@ -2,12 +2,12 @@
 
 use std::time::SystemTime;
 
-use accept_rules::{
-    BodyRefusal, Decision, Denied, Request, RequestTarget, RuleIndex, RuleSet, TargetError,
-};
+use accept_rules::{BodyRefusal, Decision, Denied, Request, RuleIndex, RuleSet};
 use broker_protocol::hop;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
+
+use crate::ambiguous::{Ambiguous, target_of};
 
 /// A request as somebody describes it.
 pub(super) struct Asked {
@@ -27,16 +27,16 @@ pub(super) enum Verdict {
     Allowed(RuleIndex),
     Denied(Box<Denied>),
     /// It has no single reading, so no rule is asked.
-    BadTarget(TargetError),
+    Ambiguous(Ambiguous),
 }
 
 /// Takes the agent's steps: what never travels is removed, then target, decision, and the decision with the body.
 pub(super) fn judge(rules: &RuleSet, body_limit: usize, asked: Asked) -> Verdict {
     let mut headers = asked.headers;
     hop::remove_from_request(&mut headers);
-    let target = match RequestTarget::new(&asked.method, &asked.target) {
+    let target = match target_of(&asked.method, &asked.target, &headers) {
         Ok(target) => target,
-        Err(error) => return Verdict::BadTarget(error),
+        Err(error) => return Verdict::Ambiguous(error),
     };
     let request = Request {
         target,
@@ -63,7 +63,7 @@ impl Verdict {
     pub(super) fn word(&self) -> &'static str {
         match self {
             Self::Allowed(_) => "allow",
-            Self::Denied(_) | Self::BadTarget(_) => "deny",
+            Self::Denied(_) | Self::Ambiguous(_) => "deny",
         }
     }
 
@@ -71,7 +71,7 @@ impl Verdict {
     pub(super) fn rule(&self) -> Option<usize> {
         match self {
             Self::Allowed(rule) => Some(rule.as_usize()),
-            Self::Denied(_) | Self::BadTarget(_) => None,
+            Self::Denied(_) | Self::Ambiguous(_) => None,
         }
     }
 
@@ -80,7 +80,7 @@ impl Verdict {
         match self {
             Self::Allowed(_) => "match",
             Self::Denied(denied) => denied.reason().code(),
-            Self::BadTarget(error) => error.code(),
+            Self::Ambiguous(error) => error.code(),
         }
     }
 }

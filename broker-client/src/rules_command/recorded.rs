@@ -176,7 +176,7 @@ impl Found {
                 };
                 depends.then(|| nearest.rule())
             }
-            Verdict::BadTarget(_) => None,
+            Verdict::Ambiguous(_) => None,
         }
     }
 }

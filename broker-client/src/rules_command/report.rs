@@ -68,7 +68,7 @@ impl Report {
                     }
                 };
             }
-            Verdict::BadTarget(error) => report.problem = Some(error.to_string()),
+            Verdict::Ambiguous(error) => report.problem = Some(error.to_string()),
         }
         report
     }

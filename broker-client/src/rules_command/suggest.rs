@@ -92,7 +92,7 @@ impl Suggestion {
                     decision.request_id
                 )));
             }
-            Verdict::BadTarget(error) => return Err(never(&error.to_string())),
+            Verdict::Ambiguous(error) => return Err(never(&error.to_string())),
             Verdict::Denied(denied) => denied.nearest().map(accept_rules::Nearest::rule),
         };
         let model = conditional
@@ -305,7 +305,7 @@ fn try_out(rule: &NewRule, found: &Found, accept: &Subject) -> Result<(), Exit> 
     let verdict = judge(&rules, accept.reading.rules.body_limit, found.asked()?);
     match verdict {
         Verdict::Allowed(_) => Ok(()),
-        Verdict::Denied(_) | Verdict::BadTarget(_) => {
+        Verdict::Denied(_) | Verdict::Ambiguous(_) => {
             let report = Report::new(&rules, &verdict);
             Err(Exit::failure(format!(
                 "no rule can allow the request: {report}"
