@@ -5,6 +5,10 @@
 /// hundredth of this. Ready to match they take a few times as much.
 pub(crate) const MAX_WEIGHT: usize = 128 << 20;
 
+/// What a pattern weighs that cannot be compiled: finding that out may have cost as much as one that
+/// can. More than are shown end the reading of patterns: the file is refused for each already.
+pub(crate) const FAILED_WEIGHT: usize = MAX_WEIGHT >> 7;
+
 /// Limits to try below the one that counts: which one suffices is all that `regex` tells of a size.
 const STEPS: [usize; 3] = [1 << 12, 1 << 14, 1 << 17];
 

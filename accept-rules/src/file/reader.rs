@@ -10,7 +10,7 @@ use crate::document::Node;
 use crate::path_glob::PathGlobError;
 use crate::path_pattern::PathPattern;
 use crate::rule::{List, Rule, RuleIndex};
-use crate::weight::{MAX_WEIGHT, Weigh};
+use crate::weight::{FAILED_WEIGHT, MAX_WEIGHT, Weigh};
 
 /// The methods that a rule can name. Not `CONNECT`, which is no request to an origin, nor `TRACE`,
 /// whose answer repeats the credential that was put in.
@@ -126,8 +126,14 @@ impl RuleReader<'_> {
         if self.findings.weight > MAX_WEIGHT {
             return None;
         }
-        let pattern = parse(text).map_err(|error| self.refuse(problem(error)));
-        let pattern = pattern.ok()?;
+        let pattern = match parse(text) {
+            Ok(pattern) => pattern,
+            Err(error) => {
+                self.refuse(problem(error));
+                self.findings.weight += FAILED_WEIGHT;
+                return None;
+            }
+        };
         self.findings.weight += pattern.weight();
         if self.findings.weight > MAX_WEIGHT {
             self.findings.errors.push(Place::File, Problem::TooHeavy);

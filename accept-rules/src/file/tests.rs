@@ -180,6 +180,14 @@ fn patterns_that_are_small_each_and_large_together_are_refused_in_bounds() {
 }
 
 #[test]
+fn patterns_that_cannot_be_compiled_end_the_reading_of_patterns() {
+    let rule = format!(r#"{{{ORIGIN}, "path": "/(.{{100000}})"}}"#);
+    let rules = vec![rule; 200].join(",");
+    let errors = errors(&format!(r#"{{"private": [{rules}]}}"#));
+    assert_eq!(errors.lines().last(), Some("and 29 more errors"));
+}
+
+#[test]
 fn missing_lists_are_empty_and_other_keys_are_warned_about() {
     let file = RuleFile::parse(r#"{"//": "x", "owner": "team-a"}"#).unwrap();
     assert!(file.rules(List::Private).is_empty() && file.rules(List::Public).is_empty());
