@@ -89,6 +89,7 @@ impl Agent {
             instance: config.instance.clone(),
             run: instance.run_id().to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
+            is_check: false,
         };
         let dialer = Dialer::new(&config, &hello)?;
         let source = rules.source.as_ref();

@@ -3,7 +3,9 @@
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::header::{AGENT, INSTANCE, MAX_STREAMS, NODE, NODES, RUN, SOURCE, TENANT, VERSION};
+use crate::header::{
+    AGENT, CHECK, INSTANCE, MAX_STREAMS, NODE, NODES, RUN, SOURCE, TENANT, VERSION,
+};
 use crate::{AccessToken, AccessTokenError, AgentName, InstanceName, TenantId, TokenKind};
 
 /// The subprotocol, in `Sec-WebSocket-Protocol`; another wire format gets another name.
@@ -46,6 +48,8 @@ pub struct AgentHello {
     pub run: String,
     /// The agent's version.
     pub version: String,
+    /// Whether the handshake is all that is wanted, and no tunnel.
+    pub is_check: bool,
 }
 
 impl AgentHello {
@@ -64,6 +68,9 @@ impl AgentHello {
         headers.insert(INSTANCE, to_value(&INSTANCE, self.instance.as_str())?);
         headers.insert(RUN, to_value(&RUN, &self.run)?);
         headers.insert(VERSION, to_value(&VERSION, &self.version)?);
+        if self.is_check {
+            headers.insert(CHECK, HeaderValue::from_static("handshake"));
+        }
         Ok(())
     }
 
@@ -90,6 +97,7 @@ impl AgentHello {
             instance: parse(headers, &INSTANCE)?,
             run: text(headers, &RUN)?.to_owned(),
             version: text(headers, &VERSION)?.to_owned(),
+            is_check: headers.contains_key(CHECK),
         })
     }
 }
@@ -183,6 +191,7 @@ mod tests {
             instance: "default".parse().unwrap(),
             run: "00000000-0000-4000-8000-000000000000".into(),
             version: "0.1.0".into(),
+            is_check: false,
         }
     }
 
@@ -194,6 +203,19 @@ mod tests {
         let read = AgentHello::read(&headers).unwrap();
         assert_eq!(read.agent.as_str(), "sonarqube");
         assert!(read.secret.is_some());
+        assert!(!read.is_check);
+    }
+
+    #[test]
+    fn a_handshake_alone_is_asked_for_by_a_header() {
+        let mut headers = HeaderMap::new();
+        let hello = AgentHello {
+            is_check: true,
+            ..hello()
+        };
+        hello.write(&mut headers).unwrap();
+        assert_eq!(headers[CHECK], "handshake");
+        assert!(AgentHello::read(&headers).unwrap().is_check);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub const INSTANCE: HeaderName = HeaderName::from_static("broker-instance");
 pub const RUN: HeaderName = HeaderName::from_static("broker-run");
 /// Handshake: the version of the program that speaks.
 pub const VERSION: HeaderName = HeaderName::from_static("broker-version");
+/// Handshake: the agent wants the handshake alone, and no tunnel.
+pub const CHECK: HeaderName = HeaderName::from_static("broker-check");
 /// Handshake answer: the tenant that the agent was admitted to.
 pub const TENANT: HeaderName = HeaderName::from_static("broker-tenant");
 /// Handshake answer: the server node that holds this tunnel.

@@ -122,6 +122,7 @@ mod tests {
             instance: "default".parse().unwrap(),
             run: "r".into(),
             version: "0".into(),
+            is_check: false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The agents listener: admits agents and keeps their tunnels.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -9,7 +10,8 @@ use broker_process::listener::{Connection, Stream};
 use broker_process::logging::chain;
 use broker_protocol::{
     AgentHello, CONTROL_AUTHORITY, CONTROL_DRAIN, CloseCode, CloseHandle, Counted, ErrorCode,
-    Problem, SUBPROTOCOL, ServerEnd, ServerHello, TUNNEL_PATH, WsStream, prepare_socket,
+    Problem, SUBPROTOCOL, ServerEnd, ServerHello, TUNNEL_PATH, WsStream, header::SOURCE,
+    prepare_socket,
 };
 use bytes::Bytes;
 use http::header::{
@@ -19,7 +21,9 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt as _;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::task::TaskTracker;
 
@@ -45,10 +49,16 @@ pub(crate) async fn answer(
             ))
             .into_response();
     }
-    match open_tunnel(state, request, connection) {
-        Ok(response) => response,
-        Err(refusal) => refusal.into_response(),
-    }
+    let source = connection.peer.ip();
+    open_tunnel(state, request, source).unwrap_or_else(|refusal| {
+        let mut response = refusal.into_response();
+        // Who is admitted by its network, and is not, can see which address came here.
+        let seen = HeaderValue::from_str(&source.to_string());
+        response
+            .headers_mut()
+            .insert(SOURCE, seen.expect("an address is a header value"));
+        response
+    })
 }
 
 /// Why no tunnel is opened.
@@ -82,7 +92,7 @@ impl Refusal {
 fn open_tunnel(
     state: &Arc<State>,
     request: Request<Incoming>,
-    connection: Connection,
+    source: IpAddr,
 ) -> Result<Response<Full<Bytes>>, Refusal> {
     let accept = websocket_accept(&request).map_err(Refusal::NotAWebSocket)?;
     if state.draining.is_cancelled() {
@@ -95,7 +105,6 @@ fn open_tunnel(
         request.headers(),
     )
     .map_err(|NotOneHost| Refusal::NotAWebSocket("not exactly one Host"))?;
-    let source = connection.peer.ip();
     let admitted = AgentHello::read(request.headers())
         .map_err(NotAdmitted::from)
         .and_then(|hello| {
@@ -135,9 +144,13 @@ fn open_tunnel(
     let upgrade = hyper::upgrade::on(request);
     drop(state.tunnels.spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => {
-                keep_tunnel(&state_of_task, upgraded, key, hello, source.to_string()).await
-            }
+            Ok(upgraded) => match stream_of(upgraded, &key).await {
+                Some(stream) if hello.is_check => say_goodbye(stream, &key).await,
+                Some(stream) => {
+                    keep_tunnel(&state_of_task, stream, key, hello, source.to_string()).await;
+                }
+                None => {}
+            },
             Err(error) => tracing::debug!(%source, %error, "the upgrade did not finish"),
         }
     }));
@@ -185,24 +198,37 @@ fn has_token(headers: &HeaderMap, name: &http::HeaderName, token: &str) -> bool 
         .any(|value| value.trim().eq_ignore_ascii_case(token))
 }
 
-/// Registers the tunnel, drives it until it closes, and forgets it.
-async fn keep_tunnel(
-    state: &State,
-    upgraded: hyper::upgrade::Upgraded,
-    key: AgentKey,
-    hello: AgentHello,
-    source: String,
-) {
+/// The WebSocket on an upgraded connection.
+async fn stream_of(upgraded: Upgraded, key: &AgentKey) -> Option<WsStream<Stream>> {
     let Ok(parts) = upgraded.downcast::<TokioIo<Stream>>() else {
         tracing::error!(agent = %key, "an upgraded connection is of another kind than the listener's");
-        return;
+        return None;
     };
     let io = parts.io.into_inner();
     if let Err(error) = prepare_socket(io.tcp()) {
         tracing::debug!(agent = %key, %error, "the agent is gone already");
-        return;
+        return None;
     }
-    let stream = WsStream::server(Counted::new(io), &parts.read_buf).await;
+    Some(WsStream::server(Counted::new(io), &parts.read_buf).await)
+}
+
+/// Closes a WebSocket that was asked for to see whether one gets through; it was never a tunnel.
+async fn say_goodbye(mut stream: WsStream<Stream>, key: &AgentKey) {
+    tracing::info!(agent = %key, "an agent has checked its way here");
+    stream.close_handle().close(CloseCode::Normal);
+    if let Err(error) = stream.shutdown().await {
+        tracing::debug!(agent = %key, %error, "the agent was gone first");
+    }
+}
+
+/// Registers the tunnel, drives it until it closes, and forgets it.
+async fn keep_tunnel(
+    state: &State,
+    stream: WsStream<Stream>,
+    key: AgentKey,
+    hello: AgentHello,
+    source: String,
+) {
     let close = stream.close_handle();
     let streams = TaskTracker::new();
     let opened = ServerEnd::open(stream, streams.clone(), state.stall, state.max_streams).await;

@@ -74,6 +74,7 @@ fn agent_hello() -> AgentHello {
         instance: "default".parse().unwrap(),
         run: "00000000-0000-4000-8000-000000000000".into(),
         version: VERSION.into(),
+        is_check: false,
     }
 }
 
@@ -153,6 +154,7 @@ fn names_on_the_wire_never_change() {
         header::NODE,
         header::NODES,
         header::MAX_STREAMS,
+        header::CHECK,
         header::SOURCE,
     ]
     .iter()
