@@ -1,5 +1,6 @@
 //! The agent's life: prepare, keep its tunnels, drain, end.
 
+mod cuts;
 mod tunnels;
 
 use std::future::Future;
@@ -26,6 +27,9 @@ use crate::rules::{Rules, RulesError, RulesInForce};
 use crate::status::{About, StatusBoard};
 
 use self::tunnels::Tunnels;
+
+pub(crate) use self::cuts::{BROKEN, CUT_REGULARLY};
+pub(crate) use self::tunnels::{FIRST_BYTES, held_back};
 
 /// How long cut streams may take to end.
 const CUT: Duration = Duration::from_secs(3);

@@ -1,15 +1,16 @@
 //! Dialling the server: TCP, TLS, WebSocket, handshake.
 
 use std::io;
-use std::time::Duration;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime};
 
 use broker_process::tls::{self, ClientRoots, TlsError};
 use broker_protocol::{
     AgentHello, Counted, ErrorCode, HandshakeError, SUBPROTOCOL, ServerHello, TUNNEL_PATH,
-    WsStream, prepare_socket, websocket_config,
+    WsStream, header::SOURCE, prepare_socket, websocket_config,
 };
 use http::header::{
-    CONNECTION, HOST, RETRY_AFTER, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    CONNECTION, DATE, HOST, RETRY_AFTER, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
@@ -20,11 +21,12 @@ use tokio_tungstenite::client_async_with_config;
 use tokio_tungstenite::tungstenite::{self, handshake::client::generate_key};
 
 use crate::config::{Config, ServerUrl};
+use crate::peer::{TlsPeer, rustls_cause, tls_hint};
 use crate::proxy::{ProxyError, ProxyWay};
 use crate::tcp::{self, Transport};
 
 /// How long it may take to be connected to the server, by TCP or through a proxy.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long it may take from there to the tunnel: TLS and the upgrade.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest text of a refusal that is shown, in characters.
@@ -45,24 +47,39 @@ pub(crate) struct Dialer {
 pub(crate) struct Dialled {
     pub(crate) stream: WsStream<Box<dyn Transport>>,
     pub(crate) server: ServerHello,
+    /// The server's clock.
+    pub(crate) date: Option<SystemTime>,
+}
+
+/// A connection to the server on which HTTP can begin.
+pub(crate) struct Secured {
+    transport: Box<dyn Transport>,
+    /// None for `ws://`.
+    pub(crate) peer: Option<TlsPeer>,
 }
 
 /// Why there is no tunnel. Each says what an operator can do.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
     #[error(
+        "the name {host} cannot be resolved: {source} (is it right, and does this host's resolver know it? where only a \
+         proxy leads out, set HTTPS_PROXY)"
+    )]
+    Name { host: String, source: io::Error },
+    #[error(
         "{server} cannot be reached: {source} (is the address right, and may this host connect to it?)"
     )]
     Connect { server: String, source: io::Error },
     #[error(transparent)]
     Proxy(#[from] ProxyError),
-    #[error("TLS with {server} failed: {source}{}", tls_hint(.source))]
+    #[error("TLS with {server} failed: {source}{}", tls_hint(.source, "TUNNEL_CA_CERT"))]
     Tls { server: String, source: io::Error },
-    #[error("the server refused the tunnel: {status} {text}")]
+    #[error("the server refused the tunnel: {status} {text}{}", answer.hint())]
     Refused {
         status: StatusCode,
         text: String,
         retry_after: Option<Duration>,
+        answer: Box<Refusal>,
     },
     #[error(
         "{server} was asked for a WebSocket, and {reason} (is it the broker's agents listener? a proxy or firewall on \
@@ -88,12 +105,41 @@ pub(crate) enum DialError {
     Timeout { server: String },
 }
 
+/// What a refusal says beside its own matter.
+#[derive(Debug, Default)]
+pub(crate) struct Refusal {
+    /// The code of its problem document, where it is one.
+    pub(crate) code: Option<String>,
+    /// The server's clock.
+    pub(crate) date: Option<SystemTime>,
+    /// The address from which the server saw the agent come.
+    pub(crate) source: Option<String>,
+}
+
+impl Refusal {
+    /// Whether the server is a broker, and admits no such agent.
+    fn is_of_admission(&self) -> bool {
+        self.code.as_deref() == Some(ErrorCode::Unauthenticated.as_str())
+    }
+
+    fn hint(&self) -> String {
+        match &self.source {
+            Some(source) if self.is_of_admission() => format!(
+                " (it saw this agent come from {source}; is BROKER_TOKEN the name, and does the server have the sha256: \
+                 line of this secret under it?)"
+            ),
+            _ => String::new(),
+        }
+    }
+}
+
 impl DialError {
     /// How long the server asks to be left alone.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { retry_after, .. } => *retry_after,
-            Self::Connect { .. }
+            Self::Name { .. }
+            | Self::Connect { .. }
             | Self::Proxy(_)
             | Self::Tls { .. }
             | Self::NoUpgrade { .. }
@@ -106,9 +152,11 @@ impl DialError {
     /// For machines; never changes (docs/troubleshooting.md).
     pub(crate) fn code(&self) -> &'static str {
         match self {
+            Self::Name { .. } => "dns",
             Self::Connect { .. } => "unreachable",
             Self::Proxy(error) => error.code(),
             Self::Tls { source, .. } => tls_code(source),
+            Self::Refused { answer, .. } if answer.is_of_admission() => "not-admitted",
             Self::Refused { .. } => "refused",
             Self::NoUpgrade { .. } => "websocket-blocked",
             Self::Protocol { .. } | Self::Handshake { .. } => "not-a-broker",
@@ -126,30 +174,6 @@ fn tls_code(source: &io::Error) -> &'static str {
         ) => "tls-version",
         _ => "tls",
     }
-}
-
-fn tls_hint(source: &io::Error) -> &'static str {
-    match rustls_cause(source) {
-        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
-            " (a certificate authority that this agent does not trust: set TUNNEL_CA_CERT, or NODE_EXTRA_CA_CERTS, to \
-             its PEM file)"
-        }
-        Some(rustls::Error::InvalidCertificate(_)) => {
-            " (the server's certificate is not good for this address)"
-        }
-        Some(
-            rustls::Error::AlertReceived(AlertDescription::ProtocolVersion)
-            | rustls::Error::PeerIncompatible(_),
-        ) => {
-            " (the server, or a proxy that opens TLS on the way, speaks no version of it that tunnel.tls-min allows: \
-             enable TLS 1.3 there, or set it to 1.2)"
-        }
-        _ => "",
-    }
-}
-
-fn rustls_cause(source: &io::Error) -> Option<&rustls::Error> {
-    source.get_ref()?.downcast_ref()
 }
 
 impl Dialer {
@@ -181,7 +205,16 @@ impl Dialer {
     /// Opens one tunnel.
     pub(crate) async fn dial(&self) -> Result<Dialled, DialError> {
         let connection = self.connect().await?;
-        let opened = tokio::time::timeout(UPGRADE_TIMEOUT, self.open(connection)).await;
+        self.in_time(async { self.upgrade(self.secure(connection).await?).await })
+            .await
+    }
+
+    /// Gives what follows the connection the time that it may take.
+    pub(crate) async fn in_time<T>(
+        &self,
+        opening: impl Future<Output = Result<T, DialError>>,
+    ) -> Result<T, DialError> {
+        let opened = tokio::time::timeout(UPGRADE_TIMEOUT, opening).await;
         opened.unwrap_or_else(|_| {
             Err(DialError::Timeout {
                 server: self.server.to_string(),
@@ -189,14 +222,30 @@ impl Dialer {
         })
     }
 
+    /// The way to the server, where a proxy leads there.
+    pub(crate) fn proxy(&self) -> Option<&ProxyWay> {
+        self.proxy.as_ref()
+    }
+
+    /// The server's addresses, for which nobody asks where a proxy leads there.
+    pub(crate) async fn resolve(&self) -> Result<Vec<SocketAddr>, DialError> {
+        let host = self.server.host().to_str();
+        let resolved = tcp::resolve(host.clone().into_owned(), self.server.port());
+        let resolved = tokio::time::timeout(CONNECT_TIMEOUT, resolved).await;
+        let resolved = resolved.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        resolved.map_err(|source| DialError::Name {
+            host: host.into_owned(),
+            source,
+        })
+    }
+
     /// A connection to the server's port.
-    async fn connect(&self) -> Result<Box<dyn Transport>, DialError> {
+    pub(crate) async fn connect(&self) -> Result<Box<dyn Transport>, DialError> {
         if let Some(proxy) = &self.proxy {
             let server = self.server.host_and_port();
             return Ok(proxy.reach_through(&server, CONNECT_TIMEOUT).await?);
         }
-        let host = self.server.host().to_str();
-        let connected = tcp::connect(&host, self.server.port(), prepare_socket);
+        let connected = tcp::connect_to(self.resolve().await?, prepare_socket);
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connected).await;
         match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(tcp) => Ok(Box::new(tcp)),
@@ -207,25 +256,42 @@ impl Dialer {
         }
     }
 
-    /// TLS and the upgrade.
-    async fn open(&self, connection: Box<dyn Transport>) -> Result<Dialled, DialError> {
-        let server = self.server.to_string();
-        let transport: Box<dyn Transport> = match &self.tls {
-            None => connection,
-            Some(tls) => match tls.connect(self.server.host().clone(), connection).await {
-                Ok(tls) => Box::new(tls),
-                Err(source) => return Err(DialError::Tls { server, source }),
-            },
+    /// TLS, where the server is dialled with it.
+    pub(crate) async fn secure(
+        &self,
+        connection: Box<dyn Transport>,
+    ) -> Result<Secured, DialError> {
+        let Some(tls) = &self.tls else {
+            return Ok(Secured {
+                transport: connection,
+                peer: None,
+            });
         };
+        match tls.connect(self.server.host().clone(), connection).await {
+            Ok(tls) => Ok(Secured {
+                peer: Some(TlsPeer::of(tls.get_ref().1)),
+                transport: Box::new(tls),
+            }),
+            Err(source) => Err(DialError::Tls {
+                server: self.server.to_string(),
+                source,
+            }),
+        }
+    }
+
+    /// The upgrade.
+    pub(crate) async fn upgrade(&self, secured: Secured) -> Result<Dialled, DialError> {
+        let server = self.server.to_string();
         let config = Some(websocket_config());
-        let shaken =
-            client_async_with_config(self.upgrade_request(), Counted::new(transport), config).await;
+        let transport = Counted::new(secured.transport);
+        let shaken = client_async_with_config(self.upgrade_request(), transport, config).await;
         let (ws, response) = shaken.map_err(|error| refusal(server.clone(), error))?;
         let hello = ServerHello::read(response.headers())
             .map_err(|source| DialError::Handshake { server, source })?;
         Ok(Dialled {
             stream: WsStream::client(ws),
             server: hello,
+            date: date(response.headers()),
         })
     }
 
@@ -280,17 +346,28 @@ fn refused(server: String, response: &Response<Option<Vec<u8>>>) -> DialError {
         let reason = "got a request without its upgrade, which something on the way has removed";
         return DialError::NoUpgrade { server, reason };
     }
-    let retry_after = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok());
+    let text_of = |name| response.headers().get(name)?.to_str().ok();
+    let source = text_of(SOURCE).and_then(|source| source.parse::<IpAddr>().ok());
     DialError::Refused {
         status,
         text: refusal_text(&problem),
-        retry_after: retry_after
+        retry_after: text_of(RETRY_AFTER)
             .and_then(|seconds| seconds.parse().ok())
             .map(Duration::from_secs),
+        answer: Box::new(Refusal {
+            code: problem
+                .get("code")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+            date: date(response.headers()),
+            source: source.map(|source| source.to_string()),
+        }),
     }
+}
+
+/// When an answer was made, by the server's clock.
+fn date(headers: &HeaderMap) -> Option<SystemTime> {
+    httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()
 }
 
 /// What a problem document says, or nothing: the body of something else is of no use in a log.
@@ -306,6 +383,8 @@ fn refusal_text(problem: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rustls::CertificateError;
+
     use super::*;
 
     fn answered(status: u16, body: &[u8]) -> DialError {
@@ -357,5 +436,43 @@ mod tests {
     fn retry_after_is_read_from_a_refusal() {
         let error = answered(503, b"");
         assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn a_refusal_for_want_of_admission_tells_the_address_that_the_server_saw() {
+        let response = Response::builder()
+            .status(401)
+            .header(SOURCE, "203.0.113.9")
+            .header(DATE, "Sun, 06 Nov 1994 08:49:37 GMT")
+            .body(Some(br#"{"code":"unauthenticated"}"#.to_vec()))
+            .expect("a response");
+        let error = refused("https://broker.example".into(), &response);
+        assert_eq!(error.code(), "not-admitted");
+        assert!(
+            error.to_string().contains("come from 203.0.113.9"),
+            "{error}"
+        );
+        let DialError::Refused { answer, .. } = error else {
+            panic!("it is a refusal");
+        };
+        let date = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        assert_eq!(answer.date, Some(date));
+    }
+
+    #[test]
+    fn a_certificate_that_has_ended_may_be_the_clocks_fault() {
+        for (error, expected) in [
+            (CertificateError::Expired, "has ended"),
+            (CertificateError::NotValidYet, "is not valid yet"),
+        ] {
+            let source = rustls::Error::InvalidCertificate(error);
+            let error = DialError::Tls {
+                server: "https://broker.example".into(),
+                source: io::Error::other(source),
+            };
+            assert_eq!(error.code(), "tls-untrusted");
+            let text = error.to_string();
+            assert!(text.contains(expected) && text.contains("clock"), "{text}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::rand;
 use broker_protocol::InstanceName;
+use rustix::fs::Access;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -99,10 +100,7 @@ impl Instance {
             (Ok(lock), _) => Home::Folder { path, _lock: lock },
             (Err(error @ InstanceError::Unusable { .. }), DataFolder::Default(_)) => {
                 Home::Nowhere {
-                    warning: format!(
-                        "{error}; the audit log goes to stdout, and there is no control socket: \
-                         set BROKER_DATA_DIR to a writable folder to keep it"
-                    ),
+                    warning: nowhere(&error),
                 }
             }
             (Err(error), _) => return Err(error),
@@ -112,6 +110,24 @@ impl Instance {
             run_id: Uuid::new_v4(),
             home,
         })
+    }
+
+    /// Whether [`Instance::open`] would get its folder, and the warning that would come with it. Nothing is made, and
+    /// nothing is held on to.
+    ///
+    /// # Errors
+    /// As [`Instance::open`].
+    pub(crate) fn look(
+        data: &DataFolder,
+        name: &InstanceName,
+    ) -> Result<Option<String>, InstanceError> {
+        match (look_at(&data.of_instance(name)), data) {
+            (Ok(()), _) => Ok(None),
+            (Err(error @ InstanceError::Unusable { .. }), DataFolder::Default(_)) => {
+                Ok(Some(nowhere(&error)))
+            }
+            (Err(error), _) => Err(error),
+        }
     }
 
     /// The instance's name.
@@ -204,21 +220,52 @@ fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
 /// The control socket's name in an instance's folder.
 pub(crate) const CONTROL_SOCKET: &str = "control.sock";
 
-/// The user that this process runs as; 0 where `/proc` is not mounted.
+/// The user that this process runs as.
 pub(crate) fn own_uid() -> u32 {
-    fs::metadata("/proc/self").map_or(0, |own| own.uid())
+    rustix::process::geteuid().as_raw()
+}
+
+fn nowhere(error: &InstanceError) -> String {
+    format!(
+        "{error}; the audit log goes to stdout, and there is no control socket: set BROKER_DATA_DIR to a writable folder \
+         to keep it"
+    )
+}
+
+/// What [`take`] would come to.
+fn look_at(folder: &Path) -> Result<(), InstanceError> {
+    let lock_path = folder.join("lock");
+    match OpenOptions::new().read(true).write(true).open(&lock_path) {
+        Ok(mut lock) => match lock.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => Err(InstanceError::InUse {
+                path: folder.to_owned(),
+                pid: holder(&mut lock),
+            }),
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
+        },
+        // Whoever can write the nearest folder that is there can make what is not.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let there = folder.ancestors().find(|folder| folder.exists());
+            let there = there.unwrap_or(folder);
+            let may_write = Access::WRITE_OK | Access::EXEC_OK;
+            rustix::fs::access(there, may_write)
+                .map_err(io::Error::from)
+                .map_err(unusable(there))
+        }
+        Err(error) => Err(unusable(&lock_path)(error)),
+    }
+}
+
+fn unusable(path: &Path) -> impl FnOnce(io::Error) -> InstanceError {
+    let path = path.to_owned();
+    move |source| InstanceError::Unusable {
+        path,
+        uid: own_uid(),
+        source,
+    }
 }
 
 fn take(folder: &Path) -> Result<File, InstanceError> {
-    let unusable = |path: &Path| {
-        let path = path.to_owned();
-        move |source| InstanceError::Unusable {
-            path,
-            uid: own_uid(),
-            source,
-        }
-    };
-
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -8,6 +8,7 @@ use broker_client::config::{
     Config, LOCAL_LISTEN, TABLE, run_command, status_command, status_target,
 };
 use broker_client::control::fetch_status;
+use broker_client::doctor;
 use broker_client::rules_command;
 use broker_process::bind::bind;
 use broker_process::exit::{self, Exit};
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Some(("run", arguments)) => run(arguments),
         Some(("status", arguments)) => status(arguments),
         Some(("rules", arguments)) => rules(arguments),
+        Some(("doctor", arguments)) => doctor(arguments),
         _ => exit::print(&settings::markdown(PROGRAM, &TABLE)),
     };
     exit::finish(PROGRAM, outcome)
@@ -46,6 +48,7 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(run_command())
         .subcommand(status_command().arg(json))
+        .subcommand(doctor::doctor_command())
         .subcommand(rules_command::rules_command())
         .subcommand(
             Command::new("settings").about("Print the reference of all settings, in Markdown"),
@@ -87,15 +90,15 @@ fn status(arguments: &ArgMatches) -> Result<(), Exit> {
         .map_err(Exit::failure)?
         .block_on(fetch_status(&data, &instance))
         .map_err(Exit::failure)?;
-    if arguments.get_flag("json") {
-        let json = serde_json::to_string_pretty(&snapshot).map_err(Exit::failure)?;
-        return exit::print(&(json + "\n"));
-    }
-    exit::print(&snapshot.to_string())
+    exit::print_answer(arguments.get_flag("json"), &snapshot)
 }
 
 fn rules(arguments: &ArgMatches) -> Result<(), Exit> {
     rules_command::run(arguments, &Environment::capture(), &working_folder()?)
+}
+
+fn doctor(arguments: &ArgMatches) -> Result<(), Exit> {
+    doctor::run(arguments, Environment::capture(), &working_folder()?)
 }
 
 fn working_folder() -> Result<PathBuf, Exit> {

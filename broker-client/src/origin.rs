@@ -27,8 +27,8 @@ use crate::credential::{CredentialVersion, Unavailable};
 use crate::proxy::{Proxy, ProxyError, ProxyWay};
 use crate::rules::Route;
 use crate::upload::UploadBody;
-pub(crate) use connector::prepare_socket as prepare_origin_socket;
 use connector::{Connector, KEEP_ALIVE, KEEP_ALIVE_ANSWER, Past};
+pub(crate) use connector::{Steps, prepare_socket as prepare_origin_socket};
 
 /// Idle connections are closed well before origins close them: nginx does after 75 s, others after 20.
 const IDLE: Duration = Duration::from_secs(15);
@@ -79,6 +79,7 @@ impl OriginError {
 #[derive(Clone)]
 pub(crate) struct OriginClient {
     http: Client<Connector, UploadBody>,
+    steps: Steps,
     /// The proxy that reads the requests, where one does.
     reader: Option<Proxy>,
 }
@@ -94,10 +95,18 @@ impl OriginClient {
         connect_timeout: Duration,
     ) -> Self {
         let reader = proxy.as_ref().filter(|_| tls.is_none());
+        let reader = reader.map(|way| way.proxy.clone());
+        let connector = Connector::new(tls, proxy, addresses, connect_timeout);
         Self {
-            reader: reader.map(|way| way.proxy.clone()),
-            http: settings().build(Connector::new(tls, proxy, addresses, connect_timeout)),
+            reader,
+            steps: connector.steps().clone(),
+            http: settings().build(connector),
         }
+    }
+
+    /// The way that its connections take.
+    pub(crate) fn steps(&self) -> &Steps {
+        &self.steps
     }
 
     async fn request(

@@ -123,6 +123,29 @@ pub(crate) struct Source {
     pub(crate) sha256: String,
 }
 
+/// A place that rules lead to, by one way.
+pub(crate) struct Destination<'r> {
+    pub(crate) origin: &'r Origin,
+    pub(crate) client: &'r OriginClient,
+    rules: Vec<RuleIndex>,
+}
+
+impl Destination<'_> {
+    /// The rules, or the first of them: `private[0], private[1] and 5 more`.
+    pub(crate) fn shown_rules(&self) -> String {
+        const SHOWN: usize = 3;
+        let rules = self.rules.iter().take(SHOWN);
+        let rules: Vec<_> = rules.map(|rule| format!("private[{rule}]")).collect();
+        let more = self.rules.len().saturating_sub(SHOWN);
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        rules.join(", ") + &more
+    }
+}
+
 /// Where a rule leads.
 pub(crate) struct Route {
     pub(crate) origin: Origin,
@@ -200,6 +223,31 @@ impl Rules {
     /// Of the accept file, in hexadecimal; `None` where there is none.
     pub(crate) fn sha256(&self) -> Option<&str> {
         Some(self.source.as_ref()?.sha256.as_str())
+    }
+
+    /// Every place that rules lead to, in their order.
+    pub(crate) fn destinations(&self) -> Vec<Destination<'_>> {
+        let mut destinations: Vec<Destination<'_>> = Vec::new();
+        for (index, _) in self.set.indexed() {
+            let Some(route) = self.route(index) else {
+                continue;
+            };
+            let proxy = |client: &OriginClient| client.steps().proxy().map(|way| way.proxy.clone());
+            let known = destinations.iter_mut().find(|known| {
+                known.origin.scheme() == route.origin.scheme()
+                    && known.origin.authority() == route.origin.authority()
+                    && proxy(known.client) == proxy(&route.client)
+            });
+            match known {
+                Some(known) => known.rules.push(index),
+                None => destinations.push(Destination {
+                    origin: &route.origin,
+                    client: &route.client,
+                    rules: vec![index],
+                }),
+            }
+        }
+        destinations
     }
 
     /// Where a rule of this set leads.

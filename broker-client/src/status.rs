@@ -12,11 +12,11 @@ use crate::audit::AuditPosition;
 
 use self::snapshot::{noted, printable, rfc3339};
 
-pub(crate) use self::snapshot::row;
 pub use self::snapshot::{
     About, AcceptFile, AuditStatus, CredentialSource, Denial, Noted, NotedFailure, StatusSnapshot,
     Tunnel, TunnelFailure, TunnelState,
 };
+pub(crate) use self::snapshot::{escaped, row};
 
 /// Denials that are remembered; the audit log has them all.
 const DENIALS: usize = 20;

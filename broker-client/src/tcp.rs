@@ -30,13 +30,7 @@ pub(crate) fn resolve(host: String, port: u16) -> BoxFuture<'static, io::Result<
     Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
 }
 
-/// Connects to a host at this port. How long that may take is the caller's to say.
-pub(crate) async fn connect(host: &str, port: u16, prepare: Prepare) -> io::Result<TcpStream> {
-    let addresses = resolve(host.to_owned(), port).await?;
-    connect_to(addresses, prepare).await
-}
-
-/// Connects to one of these addresses.
+/// Connects to one of these addresses. How long that may take is the caller's to say.
 pub(crate) async fn connect_to(
     addresses: Vec<SocketAddr>,
     prepare: Prepare,
@@ -138,7 +132,7 @@ mod tests {
     #[tokio::test]
     async fn a_failure_names_the_address() {
         // Port 0 is nobody's.
-        let error = connect("127.0.0.1", 0, |_| Ok(()))
+        let error = connect_to(vec![([127, 0, 0, 1], 0).into()], |_| Ok(()))
             .await
             .unwrap_err()
             .to_string();

@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 /// Bad usage or configuration; nothing was started and no port was opened. The number is `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
 /// Everything else that goes wrong.
@@ -85,6 +87,18 @@ pub fn after_arguments(error: &clap::Error) -> ExitCode {
     } else {
         ExitCode::SUCCESS
     }
+}
+
+/// Writes an answer to stdout: in JSON, or as a person reads it.
+///
+/// # Errors
+/// If nobody reads it.
+pub fn print_answer(is_json: bool, answer: &(impl Serialize + Display)) -> Result<(), Exit> {
+    if is_json {
+        let json = serde_json::to_string_pretty(answer).map_err(Exit::failure)?;
+        return print(&(json + "\n"));
+    }
+    print(&answer.to_string())
 }
 
 /// Writes to stdout what the operator asked for.

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -24,7 +24,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use crate::settings::shown;
 
 /// How long before its end a certificate is worth a warning; two weeks leave time to act.
-const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+pub const EXPIRES_SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 static TLS_1_3_ONLY: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
@@ -322,6 +322,19 @@ pub fn outlives(path: &Path, ahead: Duration) -> Result<bool, TlsError> {
         .all(|der| validity(der, at) == Validity::Holds))
 }
 
+/// When a certificate ends; `None` where that is so far off that clocks cannot tell it, or it is no certificate.
+#[must_use]
+pub fn ends(der: &CertificateDer<'_>) -> Option<SystemTime> {
+    // Judged at the end of all days it has ended, and the judgement says since when.
+    let end_of_days = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
+    match verdict_without_roots(der, end_of_days)? {
+        CertificateError::ExpiredContext { not_after, .. } => {
+            SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(not_after.as_secs()))
+        }
+        _ => None,
+    }
+}
+
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let bytes = read(path)?;
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| {
@@ -370,24 +383,30 @@ enum Validity {
     Ended,
 }
 
-/// Whether a certificate holds at a time. rustls judges that before it asks who signed it, so that an empty list of
-/// trusted roots gives this one answer and no other.
+/// Whether a certificate holds at a time.
 fn validity(der: &CertificateDer<'_>, at: UnixTime) -> Validity {
-    let Ok(certificate) = ParsedCertificate::try_from(der) else {
-        return Validity::Holds;
-    };
+    match verdict_without_roots(der, at) {
+        Some(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            Validity::Ended
+        }
+        Some(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
+            Validity::NotYet
+        }
+        _ => Validity::Holds,
+    }
+}
+
+/// What rustls finds wrong with a certificate of a server's. It judges times before it asks who signed, so that an empty
+/// list of trusted roots gives that answer alone.
+fn verdict_without_roots(der: &CertificateDer<'_>, at: UnixTime) -> Option<CertificateError> {
+    let certificate = ParsedCertificate::try_from(der).ok()?;
     let nobody = RootCertStore::empty();
     let algorithms = aws_lc_rs::default_provider()
         .signature_verification_algorithms
         .all;
     match verify_server_cert_signed_by_trust_anchor(&certificate, &nobody, &[], at, algorithms) {
-        Err(rustls::Error::InvalidCertificate(
-            CertificateError::Expired | CertificateError::ExpiredContext { .. },
-        )) => Validity::Ended,
-        Err(rustls::Error::InvalidCertificate(
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
-        )) => Validity::NotYet,
-        _ => Validity::Holds,
+        Err(rustls::Error::InvalidCertificate(error)) => Some(error),
+        _ => None,
     }
 }
 
@@ -458,6 +477,17 @@ mod tests {
         ServerTls::load(certificate, key, None, TlsPolicy::STRICT, &[])
             .unwrap_err()
             .to_string()
+    }
+
+    #[test]
+    fn a_certificate_tells_when_it_ends() {
+        let (certificate, _) = pair(|params| params.not_after = date_time_ymd(2042, 1, 2));
+        let der = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+        let expected = date_time_ymd(2042, 1, 2).unix_timestamp();
+        let ends = ends(&der).unwrap();
+        let ends = ends.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(i64::try_from(ends.as_secs()).unwrap(), expected);
+        assert_eq!(super::ends(&CertificateDer::from(vec![1, 2, 3])), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod canary;
 mod certificates;
 mod conditions;
 mod credentials;
+mod doctor;
 mod examples;
 mod explain;
 mod failures;

@@ -1,6 +1,7 @@
 //! Customers' networks: proxies on the way out, their faults, and authorities of their own.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,7 +9,7 @@ use broker_tests::broker::{Agent, AgentSetup, Server, Site};
 use broker_tests::certs::Ca;
 use broker_tests::origin::{Answer, Origin};
 use broker_tests::programs::{
-    AgentProcess, ForwardProxy, NAME_BEHIND_PROXY, PROXY_PASSWORD, ServerProcess,
+    AgentProcess, Doctor, ForwardProxy, NAME_BEHIND_PROXY, PROXY_PASSWORD, ServerProcess,
 };
 use broker_tests::scripted_proxy::{Behaviour, ScriptedProxy};
 use broker_tests::wait::within;
@@ -168,6 +169,25 @@ async fn a_proxy_that_hangs_is_given_up_and_tried_again() {
 async fn a_proxy_that_holds_the_tunnels_bytes_back_is_named() {
     let server = Server::start(Site::simple().without_tls()).await;
     fails_then_comes_back(&server, Behaviour::HoldBack, "held-back").await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_cuts_each_tunnel_after_the_same_time_is_named_and_doctor_passes_it_on() {
+    let server = ServerProcess::start(Site::simple().without_tls()).await;
+    let proxy = ScriptedProxy::start(Behaviour::CutAfter(Duration::from_millis(1200))).await;
+    let setup = AgentSetup::without_rules().variable("BROKER_TUNNEL_PROXY", &proxy.url());
+    let agent = AgentProcess::start_alone(&setup, &server).await;
+
+    let logged = agent.child().stderr().line_with("cut-regularly").await;
+
+    let expected = "cuts each tunnel after about 1 s";
+    assert!(logged.contains(expected), "{logged}");
+    let status = agent.status(&[]).await;
+    assert!(status.contains("(cut-regularly)"), "{status}");
+    let doctor = Doctor::beside(&agent).await;
+    let (verdict, _, _) = doctor.found("this machine", "agent");
+    assert_eq!(verdict, "warn");
+    assert!(doctor.said.contains(expected), "{}", doctor.said);
 }
 
 #[tokio::test]

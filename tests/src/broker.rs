@@ -369,6 +369,7 @@ pub async fn permissive(origin: &Origin) -> (Server, Agent) {
 }
 
 /// How an agent is started.
+#[derive(Clone)]
 pub struct AgentSetup {
     name: String,
     tenant: String,

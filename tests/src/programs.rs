@@ -3,6 +3,7 @@
 mod broker;
 mod child;
 mod curl;
+mod doctor;
 mod forward_proxy;
 mod nginx;
 mod node_proxy;
@@ -10,6 +11,7 @@ mod node_proxy;
 pub use broker::{AgentProcess, ServerProcess, broker_command, broker_program, target_folder};
 pub use child::{Child, Ending, Output};
 pub use curl::{Curl, CurlAnswer};
+pub use doctor::Doctor;
 pub use forward_proxy::{ForwardProxy, NAME_BEHIND_PROXY, PROXY_PASSWORD};
 pub use nginx::{Nginx, SMALL_JSON_LENGTH};
 pub use node_proxy::{MOUNT, NodeProxy};

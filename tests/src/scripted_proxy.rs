@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -31,6 +32,8 @@ pub enum Behaviour {
     HoldBack,
     /// Leads there, and closes both ends once the host has sent something after the head of its first answer.
     Cut,
+    /// Leads there, and closes both ends after this time, whatever passes.
+    CutAfter(Duration),
     /// Opens TLS itself, as an inspecting proxy does.
     OpenTls(TlsAcceptor),
 }
@@ -157,6 +160,12 @@ async fn serve(
             } else {
                 tokio::io::copy(&mut client, &mut host).await?;
             }
+            return Ok(());
+        }
+        Behaviour::CutAfter(limit) => {
+            let copying = copy_bidirectional(&mut client, &mut host);
+            // That the time is over is what was wanted.
+            drop(tokio::time::timeout(limit, copying).await);
             return Ok(());
         }
         _ => {}

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::cuts::{BROKEN, Cuts};
 use crate::answer::AnswerBody;
 use crate::audit::AuditLog;
 use crate::backoff::Backoff;
@@ -29,7 +30,7 @@ use crate::status::{StatusBoard, TunnelFailure};
 /// A tunnel that lived so long was a good one: the next dial begins with the shortest wait.
 const GOOD_TUNNEL: Duration = Duration::from_secs(10);
 /// How long the server may take to use a tunnel that it has just accepted.
-const FIRST_BYTES: Duration = Duration::from_secs(10);
+pub(crate) const FIRST_BYTES: Duration = Duration::from_secs(10);
 /// How long a reader may take nothing of an answer while bytes wait, before its stream is reset.
 const STALL: Duration = Duration::from_secs(300);
 
@@ -58,6 +59,7 @@ impl Tunnels {
     /// Keeps one tunnel open: dials, serves, and dials again, until the agent stops.
     pub(super) async fn keep(self: Arc<Self>, slot: usize) {
         let mut backoff = Backoff::default();
+        let mut cuts = Cuts::default();
         let mut asked_to_drain: Option<DrainRequest> = None;
         let mut last_error: Option<TunnelFailure> = None;
         while !self.stop.is_cancelled() {
@@ -72,6 +74,7 @@ impl Tunnels {
                     let opened = Instant::now();
                     match self.serve(slot, dialled, asked_to_drain.take()).await {
                         TunnelEnd::Drain(request) => {
+                            cuts.reset();
                             asked_to_drain = Some(request);
                             last_error = Some(TunnelFailure {
                                 code: "drained",
@@ -79,6 +82,7 @@ impl Tunnels {
                             });
                         }
                         TunnelEnd::Closed(reason) => {
+                            let reason = cuts.explain(slot, reason, opened.elapsed());
                             self.board.tunnel_closed(slot, Some(&reason));
                             last_error = Some(reason);
                         }
@@ -128,7 +132,7 @@ impl Tunnels {
         (dialled, room): (Dialled, OwnedSemaphorePermit),
         replaces: Option<DrainRequest>,
     ) -> TunnelEnd {
-        let Dialled { stream, server } = dialled;
+        let Dialled { stream, server, .. } = dialled;
         let node = server.node;
         let close = stream.close_handle();
         let opened = Instant::now();
@@ -173,12 +177,9 @@ impl Tunnels {
             let lived = opened.elapsed().as_secs();
             let (code, text) = match (close.closed_by_peer(), ended) {
                 (Some(code), _) => ("closed", close_reason(code).to_owned()),
-                (None, Ok(Err(error))) => ("broken", format!("after {lived} s: {}", chain(&error))),
+                (None, Ok(Err(error))) => (BROKEN, format!("after {lived} s: {}", chain(&error))),
                 // Something on the way that limits how long connections last shows by the time that comes back.
-                (None, _) => (
-                    "broken",
-                    format!("the connection was closed after {lived} s"),
-                ),
+                (None, _) => (BROKEN, format!("the connection was closed after {lived} s")),
             };
             tracing::warn!(tunnel = slot, code, reason = text, "the tunnel closed");
             TunnelEnd::Closed(TunnelFailure { code, text })
@@ -222,7 +223,7 @@ enum TunnelEnd {
     Stopped,
 }
 
-fn held_back() -> TunnelFailure {
+pub(crate) fn held_back() -> TunnelFailure {
     TunnelFailure {
         code: "held-back",
         text: format!(

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,14 +16,17 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use crate::address_policy::{AddressPolicy, without_brackets};
 use crate::config::default_port;
-use crate::proxy::{Proxy, ProxyWay};
+use crate::peer::{TlsPeer, tls_hint};
+use crate::proxy::ProxyWay;
 use crate::tcp::{self, Resolve, Transport};
 
 /// How long a connection may be silent before its origin is asked whether it is still there: a watch may wait for
@@ -40,8 +44,7 @@ type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 #[derive(Clone)]
 pub(super) struct Connector {
     inner: HttpsConnector<Ways>,
-    timeout: Duration,
-    proxy: Option<Proxy>,
+    steps: Steps,
 }
 
 impl Connector {
@@ -51,34 +54,113 @@ impl Connector {
         addresses: AddressPolicy,
         timeout: Duration,
     ) -> Self {
-        let tls = tls.unwrap_or_else(no_tls);
+        let config = tls.as_deref().cloned().unwrap_or_else(no_tls);
         let https = HttpsConnectorBuilder::new()
-            .with_tls_config((*tls).clone())
+            .with_tls_config(config)
             .https_or_http();
-        let through = proxy.as_ref().map(|way| way.proxy.clone());
         let ways = Ways {
             proxy,
             addresses,
             resolve: tcp::resolve,
             timeout,
         };
+        let https = https.enable_http1().enable_http2();
         Self {
-            inner: https.enable_http1().enable_http2().wrap_connector(ways),
-            timeout,
-            proxy: through,
+            inner: https.wrap_connector(ways.clone()),
+            steps: Steps { ways, tls },
+        }
+    }
+
+    pub(super) fn steps(&self) -> &Steps {
+        &self.steps
+    }
+}
+
+/// What a connection is made of, one step after the other, for who wants to know how far it leads.
+#[derive(Clone)]
+pub(crate) struct Steps {
+    ways: Ways,
+    tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl Steps {
+    pub(crate) fn proxy(&self) -> Option<&ProxyWay> {
+        self.ways.proxy.as_ref()
+    }
+
+    /// How long all of them may take together.
+    pub(crate) fn limit(&self) -> Duration {
+        self.ways.timeout
+    }
+
+    /// The addresses that the origin's name has and that are permitted; nobody asks for them where a proxy leads there.
+    pub(crate) async fn addresses(&self, origin: &Uri) -> Result<Vec<SocketAddr>, BoxError> {
+        let (host, port) = host_and_port(origin)?;
+        self.in_time(self.ways.permitted(host, port)).await
+    }
+
+    /// A connection to the origin's port, or to the proxy that reads what is for it.
+    pub(crate) async fn connect(&self, origin: &Uri) -> Result<Box<dyn Transport>, BoxError> {
+        let way = self.in_time(self.ways.clone().call(origin.clone())).await?;
+        Ok(way.io.into_inner())
+    }
+
+    /// TLS on that connection, where the origin has it.
+    pub(crate) async fn secure(
+        &self,
+        origin: &Uri,
+        connection: Box<dyn Transport>,
+    ) -> Result<Option<TlsPeer>, BoxError> {
+        let Some(tls) = &self.tls else {
+            return Ok(None);
+        };
+        let (host, _) = host_and_port(origin)?;
+        let name = ServerName::try_from(without_brackets(host).to_owned())?;
+        let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, connection);
+        let handshake = async {
+            connecting.await.map_err(|error| {
+                let hint = tls_hint(&error, "CA_CERT");
+                BoxError::from(format!("{error}{hint}"))
+            })
+        };
+        let connection = self.in_time(handshake).await?;
+        Ok(Some(TlsPeer::of(connection.get_ref().1)))
+    }
+
+    async fn in_time<T>(
+        &self,
+        step: impl Future<Output = Result<T, BoxError>>,
+    ) -> Result<T, BoxError> {
+        let limit = self.limit();
+        match tokio::time::timeout(limit, step).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                let through = self.proxy().map(|way| &way.proxy);
+                let through = through.map(|proxy| format!(" through the proxy {proxy}"));
+                Err(format!(
+                    "not connected within {limit:?}{}",
+                    through.unwrap_or_default()
+                )
+                .into())
+            }
         }
     }
 }
 
+fn host_and_port(uri: &Uri) -> Result<(&str, u16), BoxError> {
+    let host = uri.host().ok_or("the origin has no host")?;
+    let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
+    Ok((host, uri.port_u16().unwrap_or(default_port(is_tls))))
+}
+
 /// A client that only ever sees `http://` origins trusts nobody.
-fn no_tls() -> Arc<rustls::ClientConfig> {
+fn no_tls() -> rustls::ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+    rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the default provider speaks the default versions")
         .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    Arc::new(config)
+        .with_no_client_auth()
 }
 
 impl Service<Uri> for Connector {
@@ -91,21 +173,14 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let timeout = self.timeout;
-        let through = self.proxy.as_ref();
-        let through = through.map(|proxy| format!(" through the proxy {proxy}"));
+        let steps = self.steps.clone();
         let connecting = self.inner.call(uri);
         Box::pin(async move {
-            match tokio::time::timeout(timeout, connecting).await {
-                Ok(connected) => Ok(OriginConnection {
-                    io: connected?,
-                    past: Past::begin(),
-                }),
-                Err(_) => {
-                    let through = through.unwrap_or_default();
-                    Err(format!("not connected within {timeout:?}{through}").into())
-                }
-            }
+            let io = steps.in_time(connecting).await?;
+            Ok(OriginConnection {
+                io,
+                past: Past::begin(),
+            })
         })
     }
 }
@@ -123,6 +198,11 @@ impl Ways {
     /// To one of the addresses that the name has now and that are permitted: they are judged here, after the last
     /// look-up, so that no later one can lead elsewhere.
     async fn directly(&self, host: &str, port: u16) -> Result<TcpStream, BoxError> {
+        let permitted = self.permitted(host, port).await?;
+        Ok(tcp::connect_to(permitted, prepare_socket).await?)
+    }
+
+    async fn permitted(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, BoxError> {
         let found = (self.resolve)(without_brackets(host).to_owned(), port).await?;
         let mut permitted = Vec::with_capacity(found.len());
         let mut refused = None;
@@ -134,7 +214,7 @@ impl Ways {
         }
         match refused {
             Some(why) if permitted.is_empty() => Err(why.into()),
-            _ => Ok(tcp::connect_to(permitted, prepare_socket).await?),
+            _ => Ok(permitted),
         }
     }
 }
@@ -152,9 +232,8 @@ impl Service<Uri> for Ways {
         let ways = self.clone();
         Box::pin(async move {
             let proxy = &ways.proxy;
-            let host = uri.host().ok_or("the origin has no host")?;
+            let (host, port) = host_and_port(&uri)?;
             let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
-            let port = uri.port_u16().unwrap_or(default_port(is_tls));
             let io: Box<dyn Transport> = match proxy {
                 None => Box::new(ways.directly(host, port).await?),
                 Some(proxy) if is_tls => {
@@ -288,7 +367,7 @@ read_and_write_io!(OriginConnection);
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+    use std::net::{IpAddr, Ipv4Addr};
 
     use futures_util::FutureExt as _;
     use futures_util::future::BoxFuture;
@@ -355,9 +434,9 @@ mod tests {
     #[tokio::test]
     async fn tcp_asks_after_an_origin_that_is_silent() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let address = listener.local_addr().unwrap();
 
-        let tcp = tcp::connect("127.0.0.1", port, prepare_socket).await;
+        let tcp = tcp::connect_to(vec![address], prepare_socket).await;
 
         let tcp = tcp.unwrap();
         let socket = SockRef::from(&tcp);

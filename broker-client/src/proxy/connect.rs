@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::Proxy;
@@ -160,11 +162,31 @@ impl ProxyWay {
         }
     }
 
+    /// The proxy's addresses, within `limit`.
+    pub(crate) async fn resolve(&self, limit: Duration) -> Result<Vec<SocketAddr>, ProxyError> {
+        self.within(limit, self.resolve_in_time()).await
+    }
+
+    /// A TCP connection to the proxy, and nothing more, within `limit`.
+    pub(crate) async fn touch(&self, limit: Duration) -> Result<TcpStream, ProxyError> {
+        self.within(limit, self.touch_in_time()).await
+    }
+
+    async fn resolve_in_time(&self) -> Result<Vec<SocketAddr>, ProxyFailure> {
+        let url = self.proxy.url();
+        let host = url.host().to_str().into_owned();
+        let resolved = tcp::resolve(host, url.port()).await;
+        resolved.map_err(ProxyFailure::Unreachable)
+    }
+
+    async fn touch_in_time(&self) -> Result<TcpStream, ProxyFailure> {
+        let connected = tcp::connect_to(self.resolve_in_time().await?, self.prepare).await;
+        connected.map_err(ProxyFailure::Unreachable)
+    }
+
     async fn reach_in_time(&self) -> Result<Box<dyn Transport>, ProxyFailure> {
         let url = self.proxy.url();
-        let tcp = tcp::connect(&url.host().to_str(), url.port(), self.prepare)
-            .await
-            .map_err(ProxyFailure::Unreachable)?;
+        let tcp = self.touch_in_time().await?;
         let Some(tls) = &self.tls else {
             return Ok(Box::new(tcp));
         };
@@ -219,7 +241,12 @@ impl ProxyWay {
 
     fn refusal(&self, status: StatusCode, headers: &HeaderMap, to: &str) -> ProxyFailure {
         let to = to.to_owned();
-        if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+        let is_about_credentials = [
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED,
+            // tinyproxy's word for credentials that are wrong; no host behind a proxy answers CONNECT.
+            StatusCode::UNAUTHORIZED,
+        ];
+        if is_about_credentials.contains(&status) {
             credentials_wanted(&self.proxy, headers)
         } else if status.is_server_error() {
             ProxyFailure::CannotConnect { to, status }
@@ -318,6 +345,11 @@ mod tests {
             (
                 with,
                 "HTTP/1.1 407 No\r\n\r\n",
+                "does not accept the user and password",
+            ),
+            (
+                with,
+                "HTTP/1.1 401 No\r\n\r\n",
                 "does not accept the user and password",
             ),
             (

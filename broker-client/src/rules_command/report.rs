@@ -14,11 +14,7 @@ pub(super) fn print(
     arguments: &ArgMatches,
     answer: &(impl Serialize + Display),
 ) -> Result<(), Exit> {
-    if arguments.get_flag("json") {
-        let json = serde_json::to_string_pretty(answer).map_err(Exit::failure)?;
-        return exit::print(&(json + "\n"));
-    }
-    exit::print(&answer.to_string())
+    exit::print_answer(arguments.get_flag("json"), answer)
 }
 
 /// A verdict with its reasons; one line of text.

@@ -387,12 +387,17 @@ pub(super) fn noted(time: SystemTime, text: &str) -> Noted {
 
 /// `text` cut, without what would steer a terminal: servers and callers have a say in it.
 pub(super) fn printable(text: &str) -> String {
-    let mut shown = String::new();
-    for (count, character) in text.chars().enumerate() {
-        if count == TEXT {
-            shown.push('…');
-            break;
-        }
+    let kept = text.char_indices().nth(TEXT);
+    match kept.and_then(|(end, _)| text.get(..end)) {
+        Some(kept) => escaped(kept) + "…",
+        None => escaped(text),
+    }
+}
+
+/// `text` without what would steer a terminal.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
         if character.is_control() {
             shown.extend(character.escape_default());
         } else {
