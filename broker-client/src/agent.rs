@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::{AuditLog, AuditOpenError, AuditUnavailable, AuditWriter, ConnectionStart};
-use crate::config::Config;
+use crate::config::{Config, Connection};
 use crate::control::{ControlError, ControlSocket};
 use crate::credential::{FingerprintKey, Sources};
 use crate::dial::Dialer;
@@ -24,7 +24,7 @@ use crate::judged_body::BodyKeeper;
 use crate::local;
 use crate::reload::{self, ReloadHandle, Reloader};
 use crate::rules::{Rules, RulesError, RulesInForce};
-use crate::status::{About, StatusBoard};
+use crate::status::{About, ConnectionBoard, ConnectionStatus, StatusBoard};
 
 use self::tunnels::Tunnels;
 
@@ -66,16 +66,24 @@ pub enum AgentError {
 /// An agent whose settings and rules are all good, and which has neither dialled nor listened yet.
 pub struct Agent {
     config: Arc<Config>,
-    rules: RulesInForce,
+    connections: Vec<Prepared>,
     sources: Sources,
     fingerprints: FingerprintKey,
-    reloader: Reloader,
-    dialer: Dialer,
     instance: Instance,
     audit: AuditLog,
     writer: AuditWriter,
     control: Option<ControlSocket>,
     board: StatusBoard,
+    reload: ReloadHandle,
+}
+
+/// One connection, ready to dial.
+struct Prepared {
+    connection: Arc<Connection>,
+    rules: RulesInForce,
+    dialer: Dialer,
+    board: ConnectionBoard,
+    reloader: Reloader,
 }
 
 impl Agent {
@@ -84,60 +92,73 @@ impl Agent {
     /// # Errors
     /// If anything that the settings name cannot be used.
     pub fn new(mut config: Config) -> Result<Self, AgentError> {
-        let rules = Rules::load(&config)?;
+        let mut connections = std::mem::take(&mut config.connections);
+        let rules = Rules::load_all(&config, &connections)?;
         let instance = Instance::open(&config.data, &config.instance)?;
         let fingerprints = FingerprintKey::new(&instance.fingerprint_key()?);
-        let hello = AgentHello {
-            agent: config.agent.clone(),
-            secret: config.secret.take(),
-            instance: config.instance.clone(),
-            run: instance.run_id().to_string(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            is_check: false,
-        };
-        let dialer = Dialer::new(&config, &hello)?;
-        let source = rules.source.as_ref();
-        let start = ConnectionStart {
-            agent: config.agent.clone(),
-            accept_sha256: source.map(|source| source.sha256.clone()),
-        };
-        let (audit, writer) = AuditLog::open(&instance, &[start])?;
+        let dialers = connections
+            .iter_mut()
+            .map(|connection| dialer(&config, connection, &instance))
+            .collect::<Result<Vec<_>, _>>()?;
+        let starts: Vec<_> = connections.iter().zip(&rules).map(started).collect();
+        let (audit, writer) = AuditLog::open(&instance, &starts)?;
         let control = instance
             .control_socket()
             .map(|path| ControlSocket::bind(&path))
             .transpose()?;
 
         let about = About {
-            agent: config.agent.to_string(),
             instance: config.instance.to_string(),
-            run_id: hello.run,
-            version: hello.version,
+            run_id: instance.run_id().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let servers = vec![config.server.to_string(); config.tunnel.count.into()];
-        let board = StatusBoard::new(about, servers, audit.position());
+        let shown = connections.iter().map(|connection| {
+            let server = connection.server.to_string();
+            ConnectionStatus::new(&connection.agent, &server, connection.tunnels)
+        });
+        let board = StatusBoard::new(about, shown.collect(), audit.position());
         let warnings = config.warnings.iter().map(String::as_str);
         for warning in warnings.chain(instance.warning()) {
             tracing::warn!("{warning}");
             board.warn(warning);
         }
-        reload::announce(&rules, &board);
-        let sources = rules.sources.clone();
+        let sources = rules
+            .first()
+            .map(|rules| rules.sources.clone())
+            .expect("settings name at least one connection");
         sources.tell(&board);
+
         let config = Arc::new(config);
-        let rules = RulesInForce::new(rules);
-        let reloader = Reloader::new(
-            Arc::clone(&config),
-            rules.clone(),
-            audit.clone(),
-            board.clone(),
-        );
+        let in_force: Vec<_> = rules.iter().cloned().map(RulesInForce::new).collect();
+        let parts = board.connections().into_iter().zip(&rules).zip(&in_force);
+        let mut prepared = Vec::with_capacity(connections.len());
+        for ((connection, dialer), ((board, loaded), rules)) in
+            connections.into_iter().zip(dialers).zip(parts)
+        {
+            reload::announce(&connection.agent, loaded, &board);
+            let connection = Arc::new(connection);
+            let reloader = Reloader::new(
+                Arc::clone(&config),
+                Arc::clone(&connection),
+                rules.clone(),
+                &in_force,
+                audit.clone(),
+                board.clone(),
+            );
+            prepared.push(Prepared {
+                connection,
+                rules: rules.clone(),
+                dialer,
+                board,
+                reloader,
+            });
+        }
         Ok(Self {
             config,
-            rules,
+            reload: ReloadHandle::of(prepared.iter().map(|each| &each.reloader)),
+            connections: prepared,
             sources,
             fingerprints,
-            reloader,
-            dialer,
             instance,
             audit,
             writer,
@@ -152,10 +173,10 @@ impl Agent {
         self.board.clone()
     }
 
-    /// Asks the running agent to read its accept file now.
+    /// Asks the running agent to read its accept files now.
     #[must_use]
     pub fn reload_handle(&self) -> ReloadHandle {
-        self.reloader.handle()
+        self.reload.clone()
     }
 
     /// Keeps the tunnels and serves the local port until `shutdown`; then takes no new request, lets what is in
@@ -170,18 +191,17 @@ impl Agent {
     ) -> Result<(), AgentError> {
         let Self {
             config,
-            rules,
+            connections,
             sources,
             fingerprints,
-            reloader,
-            dialer,
             instance,
             audit,
             writer,
             control,
             board,
+            reload: _,
         } = self;
-        let stop = CancellationToken::new();
+        let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
         let stop_local = CancellationToken::new();
         let tracker = TaskTracker::new();
         let locals = TaskTracker::new();
@@ -196,43 +216,47 @@ impl Agent {
         if let Some(control) = control {
             drop(locals.spawn(control.run(board.clone(), stop_local.clone())));
         }
-        drop(locals.spawn(reloader.run(stop.clone())));
-        drop(locals.spawn(sources.keep(board.clone(), stop_local.clone())));
-        let bodies = Arc::new(BodyKeeper::new(config.rules.body_limit));
-        let tunnels = Arc::new(Tunnels {
-            config,
-            rules,
-            dialer,
-            audit,
-            board,
-            stop: stop.clone(),
-            cut: CancellationToken::new(),
-            tracker: tracker.clone(),
-            bodies,
-            fingerprints: Arc::new(fingerprints),
-            room: Arc::new(Semaphore::new(2 * MAX_TUNNELS)),
-        });
-        for slot in 0..usize::from(tunnels.config.tunnel.count) {
-            let tunnels = Arc::clone(&tunnels);
-            drop(tracker.spawn(async move { tunnels.keep(slot).await }));
+        drop(locals.spawn(sources.keep(board, stop_local.clone())));
+        let fingerprints = Arc::new(fingerprints);
+        for prepared in connections {
+            drop(locals.spawn(prepared.reloader.run(stop.clone())));
+            let count = prepared.connection.tunnels;
+            let tunnels = Arc::new(Tunnels {
+                connection: prepared.connection,
+                explaining: config.rules.explaining.clone(),
+                rules: prepared.rules,
+                dialer: prepared.dialer,
+                audit: audit.clone(),
+                board: prepared.board,
+                stop: stop.clone(),
+                cut: cut.clone(),
+                tracker: tracker.clone(),
+                bodies: Arc::new(BodyKeeper::new(config.rules.body_limit)),
+                fingerprints: Arc::clone(&fingerprints),
+                room: Arc::new(Semaphore::new(2 * MAX_TUNNELS)),
+            });
+            for slot in 0..usize::from(count) {
+                let tunnels = Arc::clone(&tunnels);
+                drop(tracker.spawn(async move { tunnels.keep(slot).await }));
+            }
         }
 
         shutdown.await;
         stop.cancel();
         tracker.close();
-        let limit = tunnels.config.drain_timeout;
+        let limit = config.drain_timeout;
         if tokio::time::timeout(limit, tracker.wait()).await.is_err() {
             tracing::warn!(
                 "requests were still in flight after {} s; they are cut",
                 limit.as_secs()
             );
-            tunnels.cut.cancel();
+            cut.cancel();
             drop(tokio::time::timeout(CUT, tracker.wait()).await);
         }
         stop_local.cancel();
         locals.close();
         locals.wait().await;
-        drop(tunnels);
+        drop(audit);
         // Every outcome has been handed to the writer: the exchanges have ended.
         let written = tokio::time::timeout(AUDIT_END, writer.close()).await;
         drop(instance);
@@ -240,5 +264,29 @@ impl Agent {
             Ok(written) => written.map_err(AgentError::AuditEnd),
             Err(_) => Err(AgentError::AuditHangs),
         }
+    }
+}
+
+/// What dials the connection's server; its secret is in there then, and nowhere else.
+fn dialer(
+    config: &Config,
+    connection: &mut Connection,
+    instance: &Instance,
+) -> Result<Dialer, TlsError> {
+    let hello = AgentHello {
+        agent: connection.agent.clone(),
+        secret: connection.secret.take(),
+        instance: config.instance.clone(),
+        run: instance.run_id().to_string(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        is_check: false,
+    };
+    Dialer::new(config, &connection.server, &hello)
+}
+
+fn started((connection, rules): (&Connection, &Arc<Rules>)) -> ConnectionStart {
+    ConnectionStart {
+        agent: connection.agent.clone(),
+        accept_sha256: rules.sha256().map(str::to_owned),
     }
 }

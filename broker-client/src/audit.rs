@@ -45,8 +45,8 @@ pub use self::recorded::{OutcomeSlot, Recorded};
 pub use self::search::{RecordedDecision, RecordedNearest, Wanted, last_decision};
 pub use self::writer::AuditWriter;
 
-/// Exchanges that may be in flight at once: 16 tunnels of 256 streams each, the most that one agent
-/// is granted (SPEC.md §4.3, §5.4). Each holds one place of the queue, for its outcome.
+/// Exchanges that may be in flight at once for each connection: 16 tunnels of 256 streams each, the most that one
+/// agent is granted (SPEC.md §4.3, §5.4). Each holds one place of the queue, for its outcome.
 const EXCHANGES: usize = 16 * 256;
 
 /// Further places of the queue, for decisions: what the writer takes in about one batch.
@@ -106,7 +106,7 @@ pub struct DecisionContext {
     /// The tenant that the tunnel belongs to.
     pub tenant: TenantId,
     /// The agent that the caller asked for.
-    pub agent: AgentName,
+    pub agent: Arc<AgentName>,
 }
 
 /// A request that was refused before any rule was asked.
@@ -139,7 +139,7 @@ impl AuditLog {
             instance.audit_log(),
             identity,
             connections,
-            EXCHANGES,
+            EXCHANGES * connections.len().max(1),
             DECISIONS,
         )
     }
@@ -206,6 +206,7 @@ impl AuditLog {
             let slot = OutcomeSlot {
                 place: Some(place),
                 request_id: Arc::clone(&context.request_id),
+                agent: Arc::clone(&context.agent),
                 identity: Arc::clone(&self.identity),
                 started,
                 outcome: Outcome::not_sent(),

@@ -1,6 +1,7 @@
 //! The agent's settings: flag, environment and YAML, made into one typed value at start.
 
 mod commands;
+mod connection;
 mod networks;
 mod origins;
 mod rule_settings;
@@ -10,8 +11,6 @@ mod tunnel;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,16 +19,17 @@ use accept_rules::Origin;
 use broker_process::logging::LogSettings;
 use broker_process::settings::{Environment, Settings, SettingsError, boolean, duration, shown};
 use broker_process::threads;
-use broker_protocol::{AccessToken, AgentName, InstanceName, TokenKind};
+use broker_protocol::{AgentName, InstanceName};
 use clap::{Arg, ArgMatches, Command};
 use http::uri::Scheme;
 
-use crate::accept_file::AcceptFile;
 use crate::instance::DataFolder;
 
 pub use crate::address_policy::AddressPolicy;
 pub use crate::proxy::{Exceptions, Proxies, Proxy, ProxyChoice, ProxyUrlError};
 pub use commands::CommandSettings;
+pub(crate) use connection::Which;
+pub use connection::{Accept, Connection};
 pub use origins::{EncodedSlash, OriginSettings, Origins, Timeouts};
 pub use rule_settings::{ExplainToCallers, Explaining, MissingVariables, RuleSettings};
 pub(crate) use server_url::default_port;
@@ -38,35 +38,26 @@ pub use table::{LOCAL_LISTEN, TABLE};
 pub use tunnel::TunnelSettings;
 
 use commands::commands;
+use connection::{Stated, connections};
 use networks::{authorities, networks, proxies, proxy_choice};
-use origins::{origins, timeouts};
+use origins::timeouts;
 use rule_settings::rule_settings;
 use tunnel::tunnel;
 
 /// Where an agent keeps its data unless told otherwise.
 const DEFAULT_DATA_DIR: &str = "/var/lib/broker-client";
-/// The rules' file where none is named; customers' working folders hold one under this name today.
-const DEFAULT_ACCEPT: &str = "accept.json";
 /// Paths of the local port that another path must not hide.
 const LOCAL_PATHS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 
 /// Everything that the agent was told, checked.
 pub struct Config {
-    /// The name under which callers reach this agent.
-    pub agent: AgentName,
-    /// The server to dial.
-    pub server: ServerUrl,
-    /// What admits the agent; absent where the server admits it by its network.
-    pub secret: Option<AccessToken>,
-    /// The rules.
-    pub accept: Accept,
-    /// How they are read and applied.
+    /// The agents of this process: at least one, each with a name of its own.
+    pub connections: Vec<Connection>,
+    /// How rules are read and applied.
     pub rules: RuleSettings,
-    /// What holds for one origin alone, by the origin's text as its rule writes it, unexpanded.
-    pub origins: Origins,
     /// Commands that print credentials, by the name under which rules use them.
     pub commands: BTreeMap<String, CommandSettings>,
-    /// How the server is dialled.
+    /// How servers are dialled.
     pub tunnel: TunnelSettings,
     /// More authorities to trust for origins.
     pub origin_ca_cert: Option<PathBuf>,
@@ -100,15 +91,6 @@ pub struct Config {
     pub environment: Environment,
     /// What the operator should know, though nothing is refused for it.
     pub warnings: Vec<String>,
-}
-
-/// Where the rules come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Accept {
-    /// Nobody wrote any: nothing may pass.
-    DenyAll,
-    /// This file, which could be opened at start.
-    File(PathBuf),
 }
 
 /// The arguments of `broker-client run`.
@@ -146,6 +128,21 @@ pub(crate) fn reading_arguments() -> impl Iterator<Item = Arg> {
     [TABLE.config, table::UNKNOWN_KEYS]
         .into_iter()
         .filter_map(|setting| setting.argument())
+        .chain([agent_argument()])
+}
+
+/// The argument that says which connection of the settings a command is about.
+pub(crate) fn agent_argument() -> Arg {
+    Arg::new(WHICH_AGENT)
+        .long("agent")
+        .value_name("NAME")
+        .value_parser(str::parse::<AgentName>)
+        .help("The connection that is meant, where the settings name several")
+}
+
+/// What [`agent_argument`] said.
+pub(crate) fn named_agent(arguments: &ArgMatches) -> Option<&AgentName> {
+    arguments.try_get_one(WHICH_AGENT).ok().flatten()
 }
 
 /// The arguments that say which agent of this machine is meant.
@@ -155,6 +152,9 @@ pub(crate) fn instance_arguments() -> impl Iterator<Item = Arg> {
         .filter_map(|setting| setting.argument())
 }
 
+/// Not the id of the setting of the same flag: that one is an agent's name where there is but one.
+const WHICH_AGENT: &str = "which-agent";
+
 /// How an accept file reads, beside what stands in it.
 pub(crate) struct Reading {
     pub(crate) rules: RuleSettings,
@@ -162,30 +162,34 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    /// Takes it from the settings; an agent need not be set up.
+    /// Takes it from the settings, for one of the connections; an agent need not be set up.
     pub(crate) fn gather(
         arguments: &ArgMatches,
         environment: &Environment,
         folder: &Path,
+        which: Which<'_>,
     ) -> Result<Self, SettingsError> {
         let settings = Settings::gather(&TABLE, arguments, environment, folder)?;
+        let stated = Stated::choose(&settings, folder, timeouts(&settings), which);
         let reading = Self {
             rules: rule_settings(&settings),
-            origins: origins(&settings, timeouts(&settings)),
+            origins: stated.map(|stated| stated.origins()).unwrap_or_default(),
         };
         settings.finish()?;
         Ok(reading)
     }
 }
 
-/// The accept file that an agent with these settings would take.
+/// The accept file that one of the connections of an agent with these settings would take.
 pub(crate) fn accept_of(
     arguments: &ArgMatches,
     environment: &Environment,
     folder: &Path,
+    which: Which<'_>,
 ) -> Result<Accept, SettingsError> {
     let settings = Settings::gather(&TABLE, arguments, environment, folder)?;
-    let accept = accept(&settings, folder);
+    let stated = Stated::choose(&settings, folder, timeouts(&settings), which);
+    let accept = stated.map_or(Accept::DenyAll, |stated| stated.accept());
     settings.finish()?;
     Ok(accept)
 }
@@ -204,15 +208,11 @@ impl Config {
         let settings = Settings::gather(&TABLE, arguments, &environment, folder)?;
         let mut warnings = unused_variables(&environment);
 
-        let agent = settings.required(&table::AGENT, NO_NAME, agent_name);
-        let server: Option<ServerUrl> = settings.required(&table::SERVER, NO_SERVER, str::parse);
-        let secret = secret(&settings);
-        let accept = accept(&settings, folder);
-        let rules = rule_settings(&settings);
         let timeouts = timeouts(&settings);
-        let origins = origins(&settings, timeouts);
+        let tunnel = tunnel(&settings, &mut warnings);
+        let connections = connections(&settings, folder, timeouts, tunnel.may_be_plain);
+        let rules = rule_settings(&settings);
         let commands = commands(&settings);
-        let tunnel = tunnel(&settings, server.as_ref(), &mut warnings);
         let origin_ca_cert = authorities(&settings, &table::CA_CERT);
         let extra_ca_certs = authorities(&settings, &table::EXTRA_CA_CERTS);
         let proxies = proxies(&settings, &mut warnings);
@@ -228,13 +228,10 @@ impl Config {
         let log = LogSettings::read(&settings);
 
         settings.finish()?;
+        warnings.extend(unencrypted(&connections));
         Ok(Self {
-            agent: agent.expect("a missing name was noted as a problem"),
-            server: server.expect("a missing server was noted as a problem"),
-            secret,
-            accept,
+            connections,
             rules,
-            origins,
             commands,
             tunnel,
             origin_ca_cert,
@@ -256,24 +253,25 @@ impl Config {
         })
     }
 
-    /// What holds for the origin that a rule writes as `origin`.
+    /// What holds for the origin that a rule of `connection` writes as `origin`.
     #[must_use]
-    pub fn origin(&self, origin: &str) -> OriginSettings {
-        self.origins.get(origin).cloned().unwrap_or(OriginSettings {
+    pub fn origin(&self, connection: &Connection, origin: &str) -> OriginSettings {
+        let origins = &connection.origins;
+        origins.get(origin).cloned().unwrap_or(OriginSettings {
             encoded_slash: EncodedSlash::default(),
             timeouts: self.timeouts,
             proxy: ProxyChoice::default(),
         })
     }
 
-    /// The proxy that leads to the server.
-    pub(crate) fn tunnel_proxy(&self) -> Option<&Proxy> {
-        let (host, port) = (self.server.host().to_str(), self.server.port());
-        let usual = || self.proxies.towards(self.server.is_tls(), &host, port);
+    /// The proxy that leads to `server`.
+    pub(crate) fn tunnel_proxy(&self, server: &ServerUrl) -> Option<&Proxy> {
+        let (host, port) = (server.host().to_str(), server.port());
+        let usual = || self.proxies.towards(server.is_tls(), &host, port);
         self.tunnel.proxy.or_else(usual)
     }
 
-    /// The files with more authorities to trust for the server.
+    /// The files with more authorities to trust for servers.
     pub(crate) fn tunnel_authorities(&self) -> Vec<PathBuf> {
         let files = [&self.extra_ca_certs, &self.tunnel.ca_cert];
         files.into_iter().flatten().cloned().collect()
@@ -302,83 +300,23 @@ impl Config {
     }
 }
 
-/// Names the agent and its server and no more: the keys of `origins` can hold passwords.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
-            .field("agent", &self.agent)
-            .field("server", &self.server)
+            .field("connections", &self.connections)
             .finish_non_exhaustive()
     }
 }
 
-const NO_NAME: &str = "this agent has no name (set BROKER_TOKEN, --agent, or connections[0].name in the settings file)";
-const NO_SERVER: &str = "no server to dial (set BROKER_SERVER_URL=https://…, --server, or connections[0].server in the \
-                         settings file)";
-
-fn agent_name(text: &str) -> Result<AgentName, String> {
-    // The name is public: it stands in URLs and logs. A secret put here would be all over the place.
-    if text.to_ascii_lowercase().contains("brk_") {
-        return Err(
-            "a broker secret stands where the agent's name belongs (put the name here, such as sonarqube, and the \
-             secret into a file that BROKER_AGENT_SECRET_FILE names)"
-                .to_owned(),
-        );
-    }
-    text.parse::<AgentName>().map_err(|error| error.to_string())
-}
-
-fn secret(settings: &Settings<'_>) -> Option<AccessToken> {
-    let parse = |text: &str| AccessToken::parse(TokenKind::Agent, text);
-    let in_variable = settings.optional(&table::SECRET, parse);
-    let Some(path) = settings.path(&table::SECRET_FILE) else {
-        return in_variable;
-    };
-    if settings.place(&table::SECRET).is_some() {
-        settings.refuse(
-            &table::SECRET_FILE,
-            "BROKER_AGENT_SECRET is set as well (keep one of the two)",
-        );
-        return None;
-    }
-    let token = fs::read_to_string(&path)
-        .map_err(|error| format!("cannot be read: {error}"))
-        .and_then(|text| parse(&text).map_err(|error| error.to_string()));
-    token
-        .map_err(|error| {
-            settings.refuse(&table::SECRET_FILE, format!("{}: {error}", path.display()))
-        })
-        .ok()
-}
-
-fn accept(settings: &Settings<'_>, folder: &Path) -> Accept {
-    let is_url = |text: &str| {
-        let text = text.to_ascii_lowercase();
-        text.starts_with("http://") || text.starts_with("https://")
-    };
-    let named = settings.optional(&table::ACCEPT, |text| {
-        if is_url(text) {
-            Err("rules are not fetched from a URL (mount the file and name its path)")
-        } else {
-            Ok(())
-        }
-    });
-    let path = match (named, settings.place(&table::ACCEPT)) {
-        (Some(()), _) => settings.path(&table::ACCEPT),
-        (None, Some(_)) => None,
-        (None, None) => Some(folder.join(DEFAULT_ACCEPT)).filter(|path| !is_absent(path)),
-    };
-    let Some(path) = path else {
-        return Accept::DenyAll;
-    };
-    if let Err(error) = AcceptFile::read(&path) {
-        settings.refuse(&table::ACCEPT, error.to_string());
-    }
-    Accept::File(path)
-}
-
-fn is_absent(path: &Path) -> bool {
-    matches!(fs::metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
+fn unencrypted(connections: &[Connection]) -> Vec<String> {
+    let plain = |server: &&ServerUrl| !server.is_tls() && !server.is_loopback();
+    let servers = connections.iter().map(|connection| &connection.server);
+    let mut warnings: Vec<String> = servers
+        .filter(plain)
+        .map(|server| format!("the tunnel to {server} is not encrypted: secrets and answers are readable on the way"))
+        .collect();
+    warnings.dedup();
+    warnings
 }
 
 fn data_folder(settings: &Settings<'_>) -> DataFolder {

@@ -29,8 +29,8 @@ const MAX_PATH: usize = 107;
 /// Connections at once; only the agent's own user can open one.
 const CONNECTIONS: usize = 8;
 
-/// Largest status that is read; twenty denials and sixteen tunnels stay well below.
-const MAX_STATUS: usize = 1 << 20;
+/// Largest status that is read; twenty denials and sixteen tunnels of each of the most connections stay below.
+const MAX_STATUS: usize = 4 << 20;
 
 /// How long the agent may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -237,7 +237,7 @@ mod tests {
         let instance = Instance::open(&data, &name()).unwrap();
         let path = instance.control_socket().unwrap();
         let board = board();
-        board.tunnel_connected(0, "n1");
+        board.connections()[0].tunnel_connected(0, "n1");
         let socket = ControlSocket::bind(&path).unwrap();
         let shutdown = CancellationToken::new();
         let mut agent = JoinSet::new();
@@ -246,7 +246,7 @@ mod tests {
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let snapshot = fetch_status(&data, &name()).await.unwrap();
-        assert_eq!(snapshot.tunnels, board.snapshot().tunnels);
+        assert_eq!(snapshot.connections, board.snapshot().connections);
 
         shutdown.cancel();
         agent.join_next().await.unwrap().unwrap();

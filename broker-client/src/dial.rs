@@ -178,16 +178,20 @@ fn tls_code(source: &io::Error) -> &'static str {
 
 impl Dialer {
     /// Loads what TLS needs and prepares the handshake.
-    pub(crate) fn new(config: &Config, hello: &AgentHello) -> Result<Self, TlsError> {
+    pub(crate) fn new(
+        config: &Config,
+        server: &ServerUrl,
+        hello: &AgentHello,
+    ) -> Result<Self, TlsError> {
         let authorities = config.tunnel_authorities();
-        let tls = if config.server.is_tls() {
+        let tls = if server.is_tls() {
             let roots = ClientRoots::load(&authorities)?;
             Some(tls::client_config(&roots, config.tunnel.tls_policy(), &[b"http/1.1"])?.into())
         } else {
             None
         };
         let proxy = config
-            .tunnel_proxy()
+            .tunnel_proxy(server)
             .map(|proxy| ProxyWay::new(proxy.clone(), &authorities, prepare_socket))
             .transpose()?;
         let mut headers = HeaderMap::new();
@@ -195,7 +199,7 @@ impl Dialer {
             .write(&mut headers)
             .expect("names, a UUID, a version and a token are header values");
         Ok(Self {
-            server: config.server.clone(),
+            server: server.clone(),
             tls,
             proxy,
             headers,

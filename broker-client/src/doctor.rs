@@ -17,11 +17,12 @@ use std::time::Duration;
 use broker_process::exit::{self, Exit};
 use broker_process::settings::Environment;
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use futures_util::future::join_all;
 use tokio::runtime;
 
 use self::egress::Egress;
 use self::report::{Report, Section, Stop};
-use crate::config::{Config, TABLE};
+use crate::config::{Config, Connection, TABLE};
 use crate::proxy::ProxyWay;
 use crate::rules::Rules;
 
@@ -57,7 +58,7 @@ pub fn run(arguments: &ArgMatches, environment: Environment, folder: &Path) -> R
     let is_json = arguments.get_flag("json");
     if arguments.get_flag("egress") {
         let config = Config::load(arguments, environment, folder).map_err(Exit::usage)?;
-        let rules = Rules::load(&config).map_err(Exit::usage)?;
+        let rules = Rules::load_all(&config, &config.connections).map_err(Exit::usage)?;
         return exit::print_answer(is_json, &Egress::of(&config, &rules));
     }
     let report = match Config::load(arguments, environment, folder) {
@@ -83,22 +84,41 @@ pub fn run(arguments: &ArgMatches, environment: Environment, folder: &Path) -> R
 }
 
 async fn check(mut config: Config) -> Report {
-    let way = server::Way::new(&mut config);
-    let mut here = here::Here::look(&config).await;
-    let behind = async {
-        match &here.rules {
-            Some(rules) => tokio::join!(here::credentials(rules), origins::check(rules)),
-            None => Default::default(),
-        }
-    };
-    let server = way.check(&config, here.is_connected);
-    let ((credentials, origins), server) = tokio::join!(behind, server);
-    for check in credentials {
+    let mut connections = std::mem::take(&mut config.connections);
+    let secrets = connections.iter_mut().map(|each| each.secret.take());
+    let secrets: Vec<_> = secrets.collect();
+    let mut here = here::Here::look(&config, &connections).await;
+    let behind = join_all(here.rules.iter().map(async |(whose, rules)| {
+        tokio::join!(
+            here::credentials(whose, rules),
+            origins::check(whose, rules)
+        )
+    }));
+    let ways = connections
+        .iter()
+        .zip(secrets)
+        .map(async |(connection, secret)| {
+            let is_connected = here.is_connected(&connection.agent);
+            let way = server::Way::new(&config, connection, secret);
+            way.check(is_connected).await
+        });
+    let (behind, servers) = tokio::join!(behind, join_all(ways));
+    let (credentials, origins): (Vec<_>, Vec<_>) = behind.into_iter().unzip();
+    for check in credentials.into_iter().flatten() {
         here.section.add(check);
     }
-    let mut sections = vec![here.section.finish(), server];
-    sections.extend(origins);
+    let mut sections = vec![here.section.finish()];
+    sections.extend(servers.into_iter().chain(origins.into_iter().flatten()));
     Report::new(sections)
+}
+
+/// Stands before what is about one connection alone; empty where there is but one.
+fn whose(connections: &[Connection], connection: &Connection) -> String {
+    if connections.len() > 1 {
+        format!("{}: ", connection.agent)
+    } else {
+        String::new()
+    }
 }
 
 /// The hops to a proxy, which are the first of every way through it.

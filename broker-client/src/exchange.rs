@@ -28,7 +28,7 @@ use crate::judged_body::BodyKeeper;
 use crate::location;
 use crate::origin::{OriginError, Outgoing};
 use crate::rules::{Route, Rules, RulesInForce};
-use crate::status::StatusBoard;
+use crate::status::ConnectionBoard;
 use crate::upload::{Upload, UploadBody};
 
 /// Longest request id that is taken from the server; a UUID has 36 bytes.
@@ -36,11 +36,11 @@ const MAX_REQUEST_ID: usize = 64;
 
 /// What all requests of one tunnel share.
 pub(crate) struct Exchange {
-    pub(crate) agent: AgentName,
+    pub(crate) agent: Arc<AgentName>,
     pub(crate) tenant: TenantId,
     pub(crate) rules: RulesInForce,
     pub(crate) audit: AuditLog,
-    pub(crate) board: StatusBoard,
+    pub(crate) board: ConnectionBoard,
     pub(crate) bodies: Arc<BodyKeeper>,
     pub(crate) explaining: Explaining,
     pub(crate) fingerprints: Arc<FingerprintKey>,
@@ -85,7 +85,7 @@ impl Exchange {
         let context = DecisionContext {
             request_id: request_id.into(),
             tenant: self.tenant.clone(),
-            agent: self.agent.clone(),
+            agent: Arc::clone(&self.agent),
         };
         (context, caller)
     }

@@ -56,10 +56,7 @@ fn answer<B>(request: &Request<B>, healthcheck_path: &str, board: &StatusBoard) 
     let ready = board.connected_tunnels() > 0;
     let (down, body) = match request.uri().path() {
         path if path == healthcheck_path => (StatusCode::INTERNAL_SERVER_ERROR, healthcheck(board)),
-        "/readyz" => {
-            let body = json!({"ok": ready, "tunnels": board.connected_tunnels()});
-            (StatusCode::SERVICE_UNAVAILABLE, body)
-        }
+        "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, readiness(board)),
         "/livez" => (StatusCode::OK, json!({"ok": true})),
         _ => {
             let known = format!("this port answers /livez, /readyz and {healthcheck_path}");
@@ -72,27 +69,39 @@ fn answer<B>(request: &Request<B>, healthcheck_path: &str, board: &StatusBoard) 
     answer_json(if ready { StatusCode::OK } else { down }, &body)
 }
 
+/// Ready while any connection has a tunnel: were it every one, a single refused secret would hold up all of the others
+/// where a platform waits for ready processes before it ends old ones. Which of them have none, the body tells.
+fn readiness(board: &StatusBoard) -> Value {
+    let snapshot = board.snapshot();
+    let connections = snapshot.connections.iter().map(
+        |connection| json!({"agent": connection.agent, "tunnels": connection.connected_tunnels()}),
+    );
+    let connections: Vec<_> = connections.collect();
+    let tunnels = board.connected_tunnels();
+    json!({"ok": tunnels > 0, "tunnels": tunnels, "connections": connections})
+}
+
 /// The body of the Snyk Broker's `/healthcheck`: one object per tunnel, alone if there is one. Since when the accept
 /// file is refused is told here, why is not: it may quote rules, and other machines reach this port.
 fn healthcheck(board: &StatusBoard) -> Value {
     let snapshot = board.snapshot();
     let version = snapshot.about.version;
-    let refused_since = snapshot.accept.refused.map(|refused| refused.time);
-    let mut tunnels: Vec<_> = snapshot
-        .tunnels
-        .into_iter()
-        .map(|tunnel| {
+    let mut tunnels = Vec::new();
+    for connection in snapshot.connections {
+        let refused_since = connection.accept.refused.map(|refused| refused.time);
+        for tunnel in connection.tunnels {
             let is_open = matches!(tunnel.state, TunnelState::Connected { .. });
-            json!({
+            tunnels.push(json!({
                 "ok": is_open,
                 "websocketConnectionOpen": is_open,
                 "brokerServerUrl": tunnel.server,
+                "agent": connection.agent,
                 "version": version,
                 "transport": "websocket",
                 "rulesRefusedSince": refused_since,
-            })
-        })
-        .collect();
+            }));
+        }
+    }
     match tunnels.pop() {
         Some(only) if tunnels.is_empty() => only,
         Some(last) => {
@@ -222,7 +231,7 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
-    use crate::status::tests::board;
+    use crate::status::tests::{board, board_of, first};
 
     fn ask(method: Method, path: &str, board: &StatusBoard) -> Answer {
         let request = Request::builder()
@@ -243,22 +252,41 @@ mod tests {
     fn probes_see_whether_a_tunnel_is_up() {
         let board = board();
         for (path, down) in [("/livez", 200), ("/readyz", 503), ("/healthcheck?x=1", 500)] {
-            board.tunnel_closed(0, None);
+            first(&board).tunnel_closed(0, None);
             assert_eq!(ask(Method::GET, path, &board).status(), down, "{path}");
-            board.tunnel_connected(0, "n1");
+            first(&board).tunnel_connected(0, "n1");
             assert_eq!(ask(Method::GET, path, &board).status(), 200, "{path}");
         }
     }
 
     #[tokio::test]
+    async fn one_connection_with_a_tunnel_is_enough_to_be_ready_and_the_body_names_the_others() {
+        let board = board_of(&["sonarqube", "jenkins"]);
+        assert_eq!(ask(Method::GET, "/readyz", &board).status(), 503);
+        first(&board).tunnel_connected(1, "n1");
+        let answer = ask(Method::GET, "/readyz", &board);
+        assert_eq!(answer.status(), 200);
+        let expected = json!({"ok": true, "tunnels": 1, "connections": [
+            {"agent": "sonarqube", "tunnels": 1},
+            {"agent": "jenkins", "tunnels": 0},
+        ]});
+        assert_eq!(body(answer).await, expected);
+        let health = body(ask(Method::GET, "/healthcheck", &board)).await;
+        let agents = health.as_array().unwrap().iter();
+        let agents: Vec<_> = agents.map(|tunnel| tunnel["agent"].clone()).collect();
+        assert_eq!(agents, ["sonarqube", "sonarqube", "jenkins", "jenkins"]);
+    }
+
+    #[tokio::test]
     async fn the_healthcheck_has_one_object_per_tunnel() {
         let board = board();
-        board.tunnel_connected(0, "n1");
+        first(&board).tunnel_connected(0, "n1");
         let tunnel = |is_open: bool| {
             json!({
                 "ok": is_open,
                 "websocketConnectionOpen": is_open,
                 "brokerServerUrl": "https://broker.example",
+                "agent": "sonarqube",
                 "version": "0.1.0",
                 "transport": "websocket",
                 "rulesRefusedSince": null,
@@ -271,13 +299,19 @@ mod tests {
     #[tokio::test]
     async fn a_refused_accept_file_shows_in_the_healthchecks_body_and_in_no_code() {
         let board = board();
-        board.tunnel_connected(0, "n1");
-        board.rules_refused("private[0]: unknown method \"GTE\"");
+        first(&board).tunnel_connected(0, "n1");
+        first(&board).rules_refused("private[0]: unknown method \"GTE\"");
         for path in ["/livez", "/readyz", "/healthcheck"] {
             assert_eq!(ask(Method::GET, path, &board).status(), 200, "{path}");
         }
         let tunnels = body(ask(Method::GET, "/healthcheck", &board)).await;
-        let refused = board.snapshot().accept.refused.unwrap();
+        let refused = board
+            .snapshot()
+            .connections
+            .remove(0)
+            .accept
+            .refused
+            .unwrap();
         assert_eq!(tunnels[0]["rulesRefusedSince"], refused.time);
         assert!(!tunnels.to_string().contains("GTE"), "{tunnels}");
     }

@@ -15,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use broker_protocol::AgentName;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{Instant, sleep, timeout_at};
@@ -22,9 +23,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::accept_file::{AcceptFile, Stamp};
 use crate::audit::{AuditLog, RulesLoaded, RulesRefused};
-use crate::config::{Accept, Config};
+use crate::config::{Accept, Config, Connection};
 use crate::rules::{Rules, RulesError, RulesInForce};
-use crate::status::StatusBoard;
+use crate::status::ConnectionBoard;
 
 use self::watch::Watch;
 
@@ -42,19 +43,26 @@ const CONFIRM: Duration = Duration::from_millis(250);
 /// Reads after which a file that is another each time is taken for what it was last.
 const MOST_READS: usize = 20;
 
-/// Asks an agent to read its accept file now; clones ask the same agent.
+/// Asks an agent to read its accept files now; clones ask the same agent.
 #[derive(Debug, Clone)]
-pub struct ReloadHandle(Arc<Notify>);
+pub struct ReloadHandle(Vec<Arc<Notify>>);
 
 impl ReloadHandle {
-    /// Has the file read, whether it seems changed or not.
+    /// What asks all of these.
+    pub(crate) fn of<'r>(reloaders: impl Iterator<Item = &'r Reloader>) -> Self {
+        Self(reloaders.map(|each| Arc::clone(&each.asked)).collect())
+    }
+
+    /// Has each connection's file read, whether it seems changed or not.
     pub fn now(&self) {
-        self.0.notify_one();
+        for asked in &self.0 {
+            asked.notify_one();
+        }
     }
 }
 
 /// Says in log and status which rules are in force from now on.
-pub(crate) fn announce(rules: &Rules, board: &StatusBoard) {
+pub(crate) fn announce(agent: &AgentName, rules: &Rules, board: &ConnectionBoard) {
     for warning in &rules.warnings {
         tracing::warn!("{warning}");
     }
@@ -62,18 +70,22 @@ pub(crate) fn announce(rules: &Rules, board: &StatusBoard) {
     let path = source.map(|source| source.path.display().to_string());
     let (sha256, private, public) = (rules.sha256(), rules.set.len(), rules.public_rules);
     board.rules_loaded(path.as_deref(), sha256, private, public, &rules.warnings);
-    tracing::info!(accept = path, sha256, private, public, "rules in force");
+    tracing::info!(%agent, accept = path, sha256, private, public, "rules in force");
 }
 
-/// Reads the accept file again when it changes.
+/// Reads one connection's accept file again when it changes.
 pub(crate) struct Reloader {
     config: Arc<Config>,
+    connection: Arc<Connection>,
     rules: RulesInForce,
+    /// Those of all connections, its own first.
+    all_rules: Vec<RulesInForce>,
     audit: AuditLog,
-    board: StatusBoard,
+    board: ConnectionBoard,
     /// Something happened near the file.
     hints: Arc<Notify>,
-    asked: ReloadHandle,
+    /// Somebody wants it read.
+    asked: Arc<Notify>,
     /// [`Watch::new`], but for tests of a system that refuses.
     new_watch: fn(Arc<Notify>) -> notify::Result<Watch>,
     /// None while nothing can be watched.
@@ -99,19 +111,24 @@ enum Found {
 type Content = Result<AcceptFile, RulesError>;
 
 impl Reloader {
+    /// Of a connection with these rules, beside `others`.
     pub(crate) fn new(
         config: Arc<Config>,
+        connection: Arc<Connection>,
         rules: RulesInForce,
+        others: &[RulesInForce],
         audit: AuditLog,
-        board: StatusBoard,
+        board: ConnectionBoard,
     ) -> Self {
         Self {
             config,
+            connection,
+            all_rules: [std::slice::from_ref(&rules), others].concat(),
             rules,
             audit,
             board,
             hints: Arc::default(),
-            asked: ReloadHandle(Arc::default()),
+            asked: Arc::default(),
             new_watch: Watch::new,
             watch: None,
             is_unwatched_told: false,
@@ -121,21 +138,18 @@ impl Reloader {
         }
     }
 
-    pub(crate) fn handle(&self) -> ReloadHandle {
-        self.asked.clone()
-    }
-
     /// Runs until `stop`. A switch that is on record may then not happen any more: no request comes after it.
     pub(crate) async fn run(self, stop: CancellationToken) {
         stop.run_until_cancelled(self.keep()).await;
     }
 
     async fn keep(mut self) {
-        let config = Arc::clone(&self.config);
-        let Accept::File(path) = &config.accept else {
+        let connection = Arc::clone(&self.connection);
+        let agent = &connection.agent;
+        let Accept::File(path) = &connection.accept else {
             loop {
-                self.asked.0.notified().await;
-                tracing::warn!("there is no accept file to read again (set ACCEPT and restart)");
+                self.asked.notified().await;
+                tracing::warn!(%agent, "there is no accept file to read again (set ACCEPT and restart)");
             }
         };
         let mut is_asked = false;
@@ -144,7 +158,7 @@ impl Reloader {
             self.watch(path).await;
             let found = self.look(path).await;
             if is_asked && matches!(found, Found::InForce | Found::Refused) {
-                tracing::info!(accept = %path.display(), "the accept file is as it was when it was last read");
+                tracing::info!(%agent, accept = %path.display(), "the accept file is as it was when it was last read");
             }
             match found {
                 Found::InForce => self.is_in_force(),
@@ -232,8 +246,10 @@ impl Reloader {
     }
 
     async fn compile(&self, path: &Path, accept: AcceptFile) -> Result<Rules, RulesError> {
-        let (config, rules) = (Arc::clone(&self.config), self.rules.now());
-        let compiled = spawn_blocking(move || Rules::compile(&config, &accept, Some(&rules)));
+        let (config, connection) = (Arc::clone(&self.config), Arc::clone(&self.connection));
+        let rules: Vec<_> = self.all_rules.iter().map(RulesInForce::now).collect();
+        let compiled =
+            spawn_blocking(move || Rules::compile(&config, &connection, &accept, &rules));
         compiled
             .await
             .unwrap_or_else(|error| Err(broken(path, &error)))
@@ -242,7 +258,7 @@ impl Reloader {
     fn is_in_force(&mut self) {
         self.unrecorded = false;
         if self.refused.take().is_some() {
-            tracing::info!("the accept file is again what is in force");
+            tracing::info!(agent = %self.connection.agent, "the accept file is again what is in force");
         }
         self.board.rules_unchanged();
     }
@@ -252,7 +268,7 @@ impl Reloader {
         let source = rules.source.as_ref().expect("what was read has a source");
         let previous = self.rules.now();
         let recorded = self.audit.record_rules_loaded(RulesLoaded {
-            agent: &self.config.agent,
+            agent: &self.connection.agent,
             path: &source.path,
             sha256: &source.sha256,
             private_rules: rules.set.len(),
@@ -265,6 +281,7 @@ impl Reloader {
                 self.refused = None;
                 let why = format!("it is good, but that cannot be put on record: {error}");
                 tracing::error!(
+                    agent = %self.connection.agent,
                     accept = %source.path.display(),
                     sha256 = source.sha256,
                     "the last good rules stay in force: {why}"
@@ -277,7 +294,7 @@ impl Reloader {
         self.rules.replace(Arc::clone(&rules));
         self.unrecorded = false;
         self.refused = None;
-        announce(&rules, &self.board);
+        announce(&self.connection.agent, &rules, &self.board);
     }
 
     async fn refuse(&mut self, error: RulesError) {
@@ -286,6 +303,7 @@ impl Reloader {
         };
         for problem in error.problems() {
             tracing::error!(
+                agent = %self.connection.agent,
                 accept = %error.file().display(),
                 sha256 = error.sha256(),
                 "the last good rules stay in force: {problem}"
@@ -308,7 +326,7 @@ impl Reloader {
         };
         let rules = self.rules.now();
         let recorded = self.audit.record_rules_refused(RulesRefused {
-            agent: &self.config.agent,
+            agent: &self.connection.agent,
             path: error.file(),
             sha256: error.sha256(),
             error: error.problems().first().map_or("", String::as_str),
@@ -327,7 +345,7 @@ impl Reloader {
                     settled(&self.hints).await;
                     return false;
                 }
-                () = self.asked.0.notified() => return true,
+                () = self.asked.notified() => return true,
                 () = sleep(if soon { POLL_SOON } else { POLL }) => {
                     if self.unrecorded || stamp(path).await != self.stamp {
                         return false;
@@ -440,7 +458,8 @@ mod tests {
     async fn a_file_that_cannot_be_watched_is_looked_at_once_a_second() {
         let folder = TestFolder::new();
         let (mut reloader, file, _writer) = reloader(&folder);
-        let (rules, board) = (reloader.rules.clone(), reloader.board.clone());
+        let (rules, board) = (reloader.rules.clone(), board());
+        reloader.board = board.connections().remove(0);
         reloader.new_watch = |_| Err(notify::Error::generic("no more watches"));
 
         let play = async {
@@ -450,7 +469,9 @@ mod tests {
             // The first change may come before the first look; the second comes after it.
             for (count, rules) in [(1, rule.to_owned()), (2, format!("{rule},{rule}"))] {
                 std::fs::write(&file, format!(r#"{{"private": [{rules}]}}"#)).unwrap();
-                board.until(|now| now.accept.private_rules == count).await;
+                board
+                    .until(|now| now.connections[0].accept.private_rules == count)
+                    .await;
             }
         };
         tokio::select! {
@@ -472,11 +493,13 @@ mod tests {
             ("BROKER_DATA_DIR", data.to_str().unwrap()),
         ];
         let arguments = run_command().get_matches_from(["run"]);
-        let config = Config::load(&arguments, environment.into(), folder.path()).unwrap();
+        let mut config = Config::load(&arguments, environment.into(), folder.path()).unwrap();
+        let connection = Arc::new(config.connections.remove(0));
         let instance = Instance::open(&config.data, &config.instance).unwrap();
         let (audit, writer) = AuditLog::open(&instance, &[]).unwrap();
-        let rules = RulesInForce::new(Rules::load(&config).unwrap());
-        let reloader = Reloader::new(Arc::new(config), rules, audit, board());
+        let rules = RulesInForce::new(Arc::new(Rules::load(&config, &connection, &[]).unwrap()));
+        let board = board().connections().remove(0);
+        let reloader = Reloader::new(Arc::new(config), connection, rules, &[], audit, board);
         (reloader, file, writer)
     }
 }

@@ -15,7 +15,7 @@ use http::uri::{Authority, Scheme};
 
 use crate::accept_file::AcceptFile;
 use crate::address_policy::{is_shortened_address, literal};
-use crate::config::{self, Accept, Config, MissingVariables, Origins, Timeouts};
+use crate::config::{self, Accept, Config, Connection, MissingVariables, Origins, Timeouts};
 use crate::credential::{Credential, CredentialError, Sources};
 use crate::origin::{OriginClient, prepare_origin_socket};
 use crate::proxy::{Proxy, ProxyWay};
@@ -87,8 +87,8 @@ impl std::error::Error for RulesError {}
 pub(crate) struct RulesInForce(Arc<RwLock<Arc<Rules>>>);
 
 impl RulesInForce {
-    pub(crate) fn new(rules: Rules) -> Self {
-        Self(Arc::new(RwLock::new(Arc::new(rules))))
+    pub(crate) fn new(rules: Arc<Rules>) -> Self {
+        Self(Arc::new(RwLock::new(rules)))
     }
 
     /// The rules for one request, from its start to its end: they stay what they are when others take over.
@@ -108,7 +108,7 @@ pub(crate) struct Rules {
     /// One for each rule of `set`, by its index; none for a rule that is turned off.
     routes: Vec<Option<Route>>,
     clients: Clients,
-    /// Where the credentials come from; the same for the rules that follow.
+    /// Where the credentials come from; the same for all rules of the process.
     pub(crate) sources: Sources,
     /// Where they came from; none denies everything.
     pub(crate) source: Option<Source>,
@@ -158,40 +158,61 @@ pub(crate) struct Route {
 }
 
 impl Rules {
-    /// The rules to start with.
-    pub(crate) fn load(config: &Config) -> Result<Self, RulesError> {
-        match &config.accept {
-            Accept::File(path) => Self::compile(config, &AcceptFile::read(path)?, None),
+    /// The rules that all connections start with.
+    pub(crate) fn load_all(
+        config: &Config,
+        connections: &[Connection],
+    ) -> Result<Vec<Arc<Self>>, RulesError> {
+        let mut all: Vec<Arc<Self>> = Vec::with_capacity(connections.len());
+        for connection in connections {
+            all.push(Arc::new(Self::load(config, connection, &all)?));
+        }
+        Ok(all)
+    }
+
+    /// The rules that a connection starts with.
+    pub(crate) fn load(
+        config: &Config,
+        connection: &Connection,
+        others: &[Arc<Self>],
+    ) -> Result<Self, RulesError> {
+        match &connection.accept {
+            Accept::File(path) => {
+                Self::compile(config, connection, &AcceptFile::read(path)?, others)
+            }
             Accept::DenyAll => Ok(Self {
                 set: RuleSet::deny_all(),
                 routes: Vec::new(),
                 clients: Clients::default(),
-                sources: Sources::new(config.environment.clone(), &config.commands),
+                sources: sources(config, others),
                 source: None,
                 public_rules: 0,
-                warnings: vec!["no accept file: every request is denied (set ACCEPT)".into()],
+                warnings: vec![format!(
+                    "no accept file: every request to {} is denied (set ACCEPT, or `accept` of the connection)",
+                    connection.agent
+                )],
             }),
         }
     }
 
-    /// Reads what stands in `accept`, expands its variables and prepares a client for each origin. Where `previous` has
-    /// that client, it is taken over with its connections, and so is where its credentials come from.
+    /// Reads what stands in `accept`, expands its variables and prepares a client for each origin. Where one of
+    /// `others`, the rules in force of all connections, has that client, it is shared with its connections, and so is
+    /// where credentials come from.
     pub(crate) fn compile(
         config: &Config,
+        connection: &Connection,
         accept: &AcceptFile,
-        previous: Option<&Self>,
+        others: &[Arc<Self>],
     ) -> Result<Self, RulesError> {
+        let origins = &connection.origins;
         let path = accept.path.clone();
         let file = accept.parse(config.rules.unknown_keys)?;
         let mut set = RuleSet::compile(&file, List::Private, |origin| {
-            encoded_slash(&config.origins, origin)
+            encoded_slash(origins, origin)
         });
-        let mut problems = unused_origins(&config.origins, set.rules());
-        let sources = match previous {
-            Some(rules) => rules.sources.clone(),
-            None => Sources::new(config.environment.clone(), &config.commands),
-        };
-        let mut resolver = Resolver::new(config, &sources, previous.map(|rules| &rules.clients));
+        let mut problems = unused_origins(origins, set.rules());
+        let sources = sources(config, others);
+        let mut resolver = Resolver::new(config, connection, &sources, others);
         let (routes, turned_off) = resolver.routes(&set, &mut problems);
         if !problems.is_empty() {
             return Err(RulesError::unusable(accept, problems));
@@ -256,6 +277,14 @@ impl Rules {
     }
 }
 
+/// Those of the other rules, which are the same, or the first.
+fn sources(config: &Config, others: &[Arc<Rules>]) -> Sources {
+    match others.first() {
+        Some(rules) => rules.sources.clone(),
+        None => Sources::new(config.environment.clone(), &config.commands),
+    }
+}
+
 /// Settings for origins that no rule has: a typing error there would quietly lose what they say. Where nothing may
 /// pass, nothing can be lost, and a file that takes all access away must not be refused.
 pub(crate) fn unused_origins(origins: &Origins, rules: &[Rule]) -> Vec<String> {
@@ -286,10 +315,6 @@ pub(crate) fn encoded_slash(origins: &Origins, origin: &str) -> EncodedSlash {
         }
         Some(_) | None => EncodedSlash::Data,
     }
-}
-
-fn origin_settings(config: &Config, origin: &str) -> config::OriginSettings {
-    config.origin(origin_key(&config.origins, origin).map_or(origin, String::as_str))
 }
 
 /// A rule's origin comes without userinfo, while the settings may name it with.
@@ -323,21 +348,28 @@ impl From<String> for RouteError {
 /// Finds out where each rule leads, and collects the clients for that.
 struct Resolver<'r> {
     config: &'r Config,
+    connection: &'r Connection,
     sources: &'r Sources,
-    previous: Option<&'r Clients>,
+    others: &'r [Arc<Rules>],
     clients: Clients,
 }
 
 impl<'r> Resolver<'r> {
-    fn new(config: &'r Config, sources: &'r Sources, previous: Option<&'r Clients>) -> Self {
+    fn new(
+        config: &'r Config,
+        connection: &'r Connection,
+        sources: &'r Sources,
+        others: &'r [Arc<Rules>],
+    ) -> Self {
         let clients = Clients {
-            tls: previous.and_then(|clients| clients.tls.clone()),
+            tls: others.iter().find_map(|rules| rules.clients.tls.clone()),
             by_origin: HashMap::new(),
         };
         Self {
             config,
+            connection,
             sources,
-            previous,
+            others,
             clients,
         }
     }
@@ -393,7 +425,9 @@ impl<'r> Resolver<'r> {
             (None, None) => None,
         };
         let credential = credential.transpose().map_err(failed("auth"))?;
-        let settings = origin_settings(self.config, template.as_str());
+        let key = origin_key(&self.connection.origins, template.as_str());
+        let key = key.map_or(template.as_str(), String::as_str);
+        let settings = self.config.origin(self.connection, key);
         let timeouts = timeouts(settings.timeouts, rule);
         let kept = Kept {
             names: kept_headers(rule)?,
@@ -425,10 +459,9 @@ impl<'r> Resolver<'r> {
         if let Some(client) = self.clients.by_origin.get(&key) {
             return Ok(client.clone());
         }
-        let previous = self
-            .previous
-            .and_then(|clients| clients.by_origin.get(&key));
-        let client = match previous {
+        let others = self.others.iter().map(|rules| &rules.clients);
+        let mut known = others.filter_map(|clients| clients.by_origin.get(&key));
+        let client = match known.next() {
             Some(client) => client.clone(),
             None => {
                 let is_tls = *origin.scheme() == Scheme::HTTPS;

@@ -13,12 +13,12 @@ use crate::audit::AuditPosition;
 use self::snapshot::{noted, printable, rfc3339};
 
 pub use self::snapshot::{
-    About, AcceptFile, AuditStatus, CredentialSource, Denial, Noted, NotedFailure, StatusSnapshot,
-    Tunnel, TunnelFailure, TunnelState,
+    About, AcceptFile, AuditStatus, ConnectionStatus, CredentialSource, Denial, Noted,
+    NotedFailure, StatusSnapshot, Tunnel, TunnelFailure, TunnelState,
 };
 pub(crate) use self::snapshot::{escaped, row};
 
-/// Denials that are remembered; the audit log has them all.
+/// Denials that are remembered, those of all connections together; the audit log has them all.
 const DENIALS: usize = 20;
 
 /// Collects the state of all parts of the agent; clones are the same board.
@@ -33,35 +33,36 @@ pub struct StatusBoard {
 #[derive(Debug)]
 struct State {
     about: About,
-    tunnels: Vec<Tunnel>,
-    accept: AcceptFile,
+    connections: Vec<ConnectionStatus>,
+    /// Of each connection, those of the accept file in force; they go with it.
+    rules_warnings: Vec<Vec<String>>,
     credentials: Vec<CredentialSource>,
     denials: VecDeque<Denial>,
     warnings: Vec<String>,
-    /// Those of the accept file in force; they go with it.
-    rules_warnings: Vec<String>,
+}
+
+/// One connection's part of a board.
+#[derive(Debug, Clone)]
+pub struct ConnectionBoard {
+    board: StatusBoard,
+    place: usize,
 }
 
 impl StatusBoard {
-    /// A board for one tunnel to each of `servers` (one URL may stand there several times).
+    /// A board for these connections, as they are at first.
     #[must_use]
-    pub fn new(about: About, servers: Vec<String>, audit: Arc<AuditPosition>) -> Self {
-        let tunnel = |server| Tunnel {
-            server,
-            state: TunnelState::Dialling {
-                attempt: 0,
-                next_attempt_at: None,
-            },
-            last_error: None,
-        };
+    pub fn new(
+        about: About,
+        connections: Vec<ConnectionStatus>,
+        audit: Arc<AuditPosition>,
+    ) -> Self {
         let state = State {
             about,
-            tunnels: servers.into_iter().map(tunnel).collect(),
-            accept: AcceptFile::default(),
+            rules_warnings: vec![Vec::new(); connections.len()],
+            connections,
             credentials: Vec::new(),
             denials: VecDeque::with_capacity(DENIALS),
             warnings: Vec::new(),
-            rules_warnings: Vec::new(),
         };
         Self {
             audit,
@@ -70,96 +71,20 @@ impl StatusBoard {
         }
     }
 
-    /// The tunnel at `slot` is being dialled, or will be at `next`, after `last_error`.
-    pub fn tunnel_dialling(
-        &self,
-        slot: usize,
-        attempt: u32,
-        last_error: Option<&TunnelFailure>,
-        next: Option<SystemTime>,
-    ) {
-        self.tunnel(slot, last_error, |_| TunnelState::Dialling {
-            attempt,
-            next_attempt_at: next.map(rfc3339),
-        });
-    }
-
-    /// The tunnel at `slot` is up, to the server's `node`.
-    pub fn tunnel_connected(&self, slot: usize, node: &str) {
-        self.tunnel(slot, None, |now| TunnelState::Connected {
-            since: now,
-            node: printable(node),
-        });
-    }
-
-    /// The tunnel at `slot` is down; `reason` is `None` where the agent itself wanted that.
-    pub fn tunnel_closed(&self, slot: usize, reason: Option<&TunnelFailure>) {
-        self.tunnel(slot, reason, |now| TunnelState::Closed { since: now });
-    }
-
-    /// An accept file is in force from now on, with what its operator should change; without `path`, everything is
-    /// denied.
-    pub fn rules_loaded(
-        &self,
-        path: Option<&str>,
-        sha256: Option<&str>,
-        private_rules: usize,
-        public_rules: usize,
-        warnings: &[String],
-    ) {
-        let mut state = self.state();
-        state.accept = AcceptFile {
-            path: path.map(str::to_owned),
-            sha256: sha256.map(str::to_owned),
-            private_rules,
-            public_rules,
-            loaded_at: Some(rfc3339(SystemTime::now())),
-            refused: None,
+    /// Each connection's part, in the order in which they were given.
+    #[must_use]
+    pub fn connections(&self) -> Vec<ConnectionBoard> {
+        let part = |place| ConnectionBoard {
+            board: self.clone(),
+            place,
         };
-        state.rules_warnings = warnings.to_vec();
-        self.tell();
-    }
-
-    /// What the accept file holds now is not in force, the one before stays.
-    pub fn rules_refused(&self, why: &str) {
-        self.state().accept.refused = Some(noted(SystemTime::now(), why));
-        self.tell();
-    }
-
-    /// The accept file holds what is in force, again where it was refused before.
-    pub fn rules_unchanged(&self) {
-        self.state().accept.refused = None;
-        self.tell();
+        (0..self.state().connections.len()).map(part).collect()
     }
 
     /// These are all sources of credentials that can change, as they are now.
     pub fn credentials(&self, sources: Vec<CredentialSource>) {
         self.state().credentials = sources;
         self.tell();
-    }
-
-    /// A request was denied; `nearest` is the rule that came nearest, and what differed first.
-    pub fn denied(
-        &self,
-        request_id: &str,
-        method: &str,
-        path: &str,
-        reason: &str,
-        nearest: Option<String>,
-    ) {
-        let denial = Denial {
-            time: rfc3339(SystemTime::now()),
-            request_id: printable(request_id),
-            method: printable(method),
-            path: printable(path),
-            reason: reason.to_owned(),
-            nearest: nearest.as_deref().map(printable),
-        };
-        let mut state = self.state();
-        if state.denials.len() == DENIALS {
-            state.denials.pop_front();
-        }
-        state.denials.push_back(denial);
     }
 
     /// Something that the operator should change; the same text is kept once.
@@ -202,16 +127,125 @@ impl StatusBoard {
             failing: failing.map(|(since, why)| noted(since, &why)),
         };
         let state = self.state();
+        let warnings = std::iter::once(&state.warnings).chain(&state.rules_warnings);
         StatusSnapshot {
             time: rfc3339(SystemTime::now()),
             about: state.about.clone(),
-            tunnels: state.tunnels.clone(),
-            accept: state.accept.clone(),
+            connections: state.connections.clone(),
             credentials: state.credentials.clone(),
             denials: state.denials.iter().cloned().collect(),
             audit,
-            warnings: [state.warnings.as_slice(), &state.rules_warnings].concat(),
+            warnings: warnings.flatten().cloned().collect(),
         }
+    }
+
+    /// Wakes whoever waits for a change.
+    fn tell(&self) {
+        let state = self.state();
+        let connected = state.connections.iter();
+        let connected = connected.map(ConnectionStatus::connected_tunnels).sum();
+        self.connected.send_replace(connected);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ConnectionBoard {
+    /// The tunnel at `slot` is being dialled, or will be at `next`, after `last_error`.
+    pub fn tunnel_dialling(
+        &self,
+        slot: usize,
+        attempt: u32,
+        last_error: Option<&TunnelFailure>,
+        next: Option<SystemTime>,
+    ) {
+        self.tunnel(slot, last_error, |_| TunnelState::Dialling {
+            attempt,
+            next_attempt_at: next.map(rfc3339),
+        });
+    }
+
+    /// The tunnel at `slot` is up, to the server's `node`.
+    pub fn tunnel_connected(&self, slot: usize, node: &str) {
+        self.tunnel(slot, None, |now| TunnelState::Connected {
+            since: now,
+            node: printable(node),
+        });
+    }
+
+    /// The tunnel at `slot` is down; `reason` is `None` where the agent itself wanted that.
+    pub fn tunnel_closed(&self, slot: usize, reason: Option<&TunnelFailure>) {
+        self.tunnel(slot, reason, |now| TunnelState::Closed { since: now });
+    }
+
+    /// An accept file is in force from now on, with what its operator should change; without `path`, everything is
+    /// denied.
+    pub fn rules_loaded(
+        &self,
+        path: Option<&str>,
+        sha256: Option<&str>,
+        private_rules: usize,
+        public_rules: usize,
+        warnings: &[String],
+    ) {
+        let accept = AcceptFile {
+            path: path.map(str::to_owned),
+            sha256: sha256.map(str::to_owned),
+            private_rules,
+            public_rules,
+            loaded_at: Some(rfc3339(SystemTime::now())),
+            refused: None,
+        };
+        let mut state = self.board.state();
+        if let Some(known) = state.rules_warnings.get_mut(self.place) {
+            *known = warnings.to_vec();
+        }
+        drop(state);
+        self.change(|connection| connection.accept = accept);
+    }
+
+    /// What the accept file holds now is not in force, the one before stays.
+    pub fn rules_refused(&self, why: &str) {
+        let refused = noted(SystemTime::now(), why);
+        self.change(|connection| connection.accept.refused = Some(refused));
+    }
+
+    /// The accept file holds what is in force, again where it was refused before.
+    pub fn rules_unchanged(&self) {
+        self.change(|connection| connection.accept.refused = None);
+    }
+
+    /// A request was denied; `nearest` is the rule that came nearest, and what differed first.
+    pub fn denied(
+        &self,
+        request_id: &str,
+        method: &str,
+        path: &str,
+        reason: &str,
+        nearest: Option<String>,
+    ) {
+        let mut state = self.board.state();
+        let agent = state.connections.get(self.place);
+        let denial = Denial {
+            time: rfc3339(SystemTime::now()),
+            agent: agent.map_or_else(String::new, |connection| connection.agent.clone()),
+            request_id: printable(request_id),
+            method: printable(method),
+            path: printable(path),
+            reason: reason.to_owned(),
+            nearest: nearest.as_deref().map(printable),
+        };
+        if state.denials.len() == DENIALS {
+            state.denials.pop_front();
+        }
+        state.denials.push_back(denial);
+    }
+
+    /// Something that the operator should change, wherever it is.
+    pub fn warn(&self, text: &str) {
+        self.board.warn(text);
     }
 
     fn tunnel(
@@ -220,32 +254,31 @@ impl StatusBoard {
         error: Option<&TunnelFailure>,
         to_state: impl FnOnce(String) -> TunnelState,
     ) {
-        let now = SystemTime::now();
-        let mut state = self.state();
-        let Some(tunnel) = state.tunnels.get_mut(slot) else {
-            debug_assert!(false, "there is no tunnel {slot}");
-            return;
-        };
-        tunnel.state = to_state(rfc3339(now));
-        if let Some(error) = error {
-            tunnel.last_error = Some(NotedFailure {
-                time: rfc3339(now),
-                code: error.code.to_owned(),
-                text: printable(&error.text),
-            });
+        let now = rfc3339(SystemTime::now());
+        self.change(|connection| {
+            let Some(tunnel) = connection.tunnels.get_mut(slot) else {
+                debug_assert!(false, "there is no tunnel {slot}");
+                return;
+            };
+            tunnel.state = to_state(now.clone());
+            if let Some(error) = error {
+                tunnel.last_error = Some(NotedFailure {
+                    time: now,
+                    code: error.code.to_owned(),
+                    text: printable(&error.text),
+                });
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut ConnectionStatus)) {
+        let mut state = self.board.state();
+        match state.connections.get_mut(self.place) {
+            Some(connection) => change(connection),
+            None => debug_assert!(false, "a board keeps its connections"),
         }
-        let is_up = |tunnel: &&Tunnel| matches!(tunnel.state, TunnelState::Connected { .. });
-        self.connected
-            .send_replace(state.tunnels.iter().filter(is_up).count());
-    }
-
-    /// Wakes whoever waits for a change.
-    fn tell(&self) {
-        self.connected.send_modify(|_| {});
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        drop(state);
+        self.board.tell();
     }
 }
 
@@ -253,16 +286,29 @@ impl StatusBoard {
 pub(crate) mod tests {
     use super::*;
 
+    /// Of the connection `sonarqube` alone, with two tunnels.
     pub(crate) fn board() -> StatusBoard {
+        board_of(&["sonarqube"])
+    }
+
+    /// Of these connections, with two tunnels each.
+    pub(crate) fn board_of(agents: &[&str]) -> StatusBoard {
         let about = About {
-            agent: "sonarqube".to_owned(),
             instance: "default".to_owned(),
             run_id: "3f0c5ac0-5a43-4b07-9cb1-0b8a1e2f6f10".to_owned(),
             version: "0.1.0".to_owned(),
         };
-        let server = "https://broker.example".to_owned();
+        let connection = |agent: &&str| {
+            ConnectionStatus::new(&agent.parse().unwrap(), "https://broker.example", 2)
+        };
         let audit = AuditPosition::at_rest("/data/default/audit.jsonl");
-        StatusBoard::new(about, vec![server.clone(), server], Arc::new(audit))
+        let connections = agents.iter().map(connection).collect();
+        StatusBoard::new(about, connections, Arc::new(audit))
+    }
+
+    /// The first connection's part of `board`.
+    pub(crate) fn first(board: &StatusBoard) -> ConnectionBoard {
+        board.connections().remove(0)
     }
 
     fn failure(text: &str) -> TunnelFailure {
@@ -276,25 +322,28 @@ pub(crate) mod tests {
     fn only_connected_tunnels_count() {
         let board = board();
         assert_eq!(board.connected_tunnels(), 0);
-        board.tunnel_connected(0, "n1");
-        board.tunnel_connected(1, "n2");
+        first(&board).tunnel_connected(0, "n1");
+        first(&board).tunnel_connected(1, "n2");
         assert_eq!(board.connected_tunnels(), 2);
-        board.tunnel_dialling(0, 1, None, None);
-        board.tunnel_closed(1, Some(&failure("lost")));
+        first(&board).tunnel_dialling(0, 1, None, None);
+        first(&board).tunnel_closed(1, Some(&failure("lost")));
         assert_eq!(board.connected_tunnels(), 0);
     }
 
     #[test]
     fn the_last_error_stays_when_the_tunnel_is_up_again() {
         let board = board();
-        board.tunnel_dialling(
+        first(&board).tunnel_dialling(
             0,
             3,
             Some(&failure("connection refused")),
             Some(SystemTime::now()),
         );
-        board.tunnel_connected(0, "n1");
-        let error = board.snapshot().tunnels[0].last_error.clone().unwrap();
+        first(&board).tunnel_connected(0, "n1");
+        let error = board.snapshot().connections[0].tunnels[0]
+            .last_error
+            .clone()
+            .unwrap();
         assert_eq!(error.code, "unreachable");
         assert_eq!(error.text, "connection refused");
     }
@@ -303,7 +352,7 @@ pub(crate) mod tests {
     fn the_last_twenty_denials_are_kept() {
         let board = board();
         for request in 0..25 {
-            board.denied(&format!("r{request}"), "GET", "/x", "no-rule", None);
+            first(&board).denied(&format!("r{request}"), "GET", "/x", "no-rule", None);
         }
         let ids: Vec<_> = board
             .snapshot()
@@ -318,7 +367,7 @@ pub(crate) mod tests {
     #[test]
     fn texts_of_others_are_cut_and_cannot_steer_a_terminal() {
         let board = board();
-        board.denied(
+        first(&board).denied(
             "r",
             "GET",
             &format!("/\x1b[2J{}", "x".repeat(1000)),
@@ -336,27 +385,27 @@ pub(crate) mod tests {
     #[test]
     fn a_new_file_clears_what_was_refused() {
         let board = board();
-        board.rules_refused("private[0]: unknown method");
-        assert!(board.snapshot().accept.refused.is_some());
-        board.rules_loaded(Some("/etc/accept.json"), Some("ab"), 3, 0, &[]);
-        assert!(board.snapshot().accept.refused.is_none());
+        first(&board).rules_refused("private[0]: unknown method");
+        assert!(board.snapshot().connections[0].accept.refused.is_some());
+        first(&board).rules_loaded(Some("/etc/accept.json"), Some("ab"), 3, 0, &[]);
+        assert!(board.snapshot().connections[0].accept.refused.is_none());
     }
 
     #[test]
     fn the_file_in_force_clears_what_was_refused_and_stays_as_it_was_loaded() {
         let board = board();
-        board.rules_loaded(Some("/etc/accept.json"), Some("ab"), 3, 0, &[]);
-        let loaded = board.snapshot().accept;
-        board.rules_refused("private[0]: unknown method");
-        board.rules_unchanged();
-        assert_eq!(board.snapshot().accept, loaded);
+        first(&board).rules_loaded(Some("/etc/accept.json"), Some("ab"), 3, 0, &[]);
+        let loaded = board.snapshot().connections.remove(0).accept;
+        first(&board).rules_refused("private[0]: unknown method");
+        first(&board).rules_unchanged();
+        assert_eq!(board.snapshot().connections[0].accept, loaded);
     }
 
     #[test]
     fn warnings_of_an_accept_file_go_with_it() {
         let board = board();
         board.warn("tls-min is 1.2");
-        board.rules_loaded(
+        first(&board).rules_loaded(
             Some("/etc/accept.json"),
             Some("ab"),
             1,
@@ -364,14 +413,14 @@ pub(crate) mod tests {
             &["old".to_owned()],
         );
         assert_eq!(board.snapshot().warnings, ["tls-min is 1.2", "old"]);
-        board.rules_loaded(Some("/etc/accept.json"), Some("cd"), 1, 0, &[]);
+        first(&board).rules_loaded(Some("/etc/accept.json"), Some("cd"), 1, 0, &[]);
         assert_eq!(board.snapshot().warnings, ["tls-min is 1.2"]);
     }
 
     #[test]
     fn people_see_aligned_rows() {
         let board = board();
-        board.tunnel_dialling(1, 2, Some(&failure("connection refused")), None);
+        first(&board).tunnel_dialling(1, 2, Some(&failure("connection refused")), None);
         board.warn("ALL_PROXY is set and not used");
         board.warn("ALL_PROXY is set and not used");
         let mut snapshot = board.snapshot();
@@ -386,13 +435,18 @@ pub(crate) mod tests {
             };
             snapshot.credentials.push(source);
         }
-        snapshot.tunnels[0].state = TunnelState::Connected {
+        snapshot.connections[0].tunnels[0].state = TunnelState::Connected {
             since: then.clone(),
             node: "n1".to_owned(),
         };
-        snapshot.tunnels[1].last_error.as_mut().unwrap().time = then.clone();
+        snapshot.connections[0].tunnels[1]
+            .last_error
+            .as_mut()
+            .unwrap()
+            .time = then.clone();
         snapshot.denials.push(Denial {
             time: then,
+            agent: "sonarqube".to_owned(),
             request_id: "r1".to_owned(),
             method: "GET".to_owned(),
             path: "/secret".to_owned(),
@@ -403,7 +457,8 @@ pub(crate) mod tests {
         });
 
         let expected = "\
-agent        sonarqube  (instance default, version 0.1.0, run 3f0c5ac0-5a43-4b07-9cb1-0b8a1e2f6f10)
+instance     default  (version 0.1.0, run 3f0c5ac0-5a43-4b07-9cb1-0b8a1e2f6f10)
+agent        sonarqube
 tunnel 1     https://broker.example  connected to node n1 since 2026-11-24T12:00:00.000Z (5s ago)
 tunnel 2     https://broker.example  dialling, attempt 2
              last error 5s ago (unreachable): connection refused
@@ -421,9 +476,63 @@ denials      the last 1, newest first
     }
 
     #[test]
+    fn several_connections_stand_apart_and_denials_name_theirs() {
+        let board = board_of(&["sonarqube", "ci"]);
+        for connection in board.connections() {
+            connection.denied("r1", "GET", "/secret", "no-match", None);
+        }
+        let mut snapshot = board.snapshot();
+        for denial in &mut snapshot.denials {
+            denial.time = "2026-11-24T12:00:00.000Z".to_owned();
+        }
+        let expected = "\
+instance     default  (version 0.1.0, run 3f0c5ac0-5a43-4b07-9cb1-0b8a1e2f6f10)
+
+agent        sonarqube
+tunnel 1     https://broker.example  dialling, attempt 0
+tunnel 2     https://broker.example  dialling, attempt 0
+accept file  none: denies everything
+
+agent        ci
+tunnel 1     https://broker.example  dialling, attempt 0
+tunnel 2     https://broker.example  dialling, attempt 0
+accept file  none: denies everything
+
+audit log    /data/default/audit.jsonl, last line 0
+denials      the last 2, newest first
+  2026-11-24T12:00:00.000Z  r1  ci         GET  /secret  no-match
+  2026-11-24T12:00:00.000Z  r1  sonarqube  GET  /secret  no-match
+";
+        assert_eq!(snapshot.to_string(), expected);
+    }
+
+    #[test]
+    fn each_connection_has_a_part_of_its_own() {
+        let board = board_of(&["sonarqube", "ci"]);
+        let [sonarqube, ci] = &board.connections()[..] else {
+            panic!("there are two");
+        };
+        sonarqube.rules_loaded(Some("/a.json"), Some("ab"), 1, 0, &["of a".to_owned()]);
+        sonarqube.tunnel_connected(0, "n1");
+        ci.rules_refused("is gone");
+        ci.tunnel_connected(1, "n1");
+
+        let [first, second] = &board.snapshot().connections[..] else {
+            panic!("there are two");
+        };
+        assert_eq!(first.accept.path.as_deref(), Some("/a.json"));
+        assert!(first.accept.refused.is_none() && second.accept.refused.is_some());
+        assert_eq!(
+            (first.connected_tunnels(), second.connected_tunnels()),
+            (1, 1)
+        );
+        assert_eq!(board.connected_tunnels(), 2);
+    }
+
+    #[test]
     fn a_snapshot_survives_json() {
         let board = board();
-        board.tunnel_connected(0, "n1");
+        first(&board).tunnel_connected(0, "n1");
         let snapshot = board.snapshot();
         let json = serde_json::to_string(&snapshot).unwrap();
         assert!(json.contains(r#""state":"connected""#), "{json}");

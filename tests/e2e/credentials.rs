@@ -312,7 +312,7 @@ async fn a_pools_values_take_turns_over_all_rules_and_their_changes() {
     let changed = broker
         .agent
         .board
-        .until(|now| now.accept.private_rules == 1);
+        .until(|now| now.connections[0].accept.private_rules == 1);
     within("the new rules in force", changed).await;
 
     for value in ["second", "third", "first"] {

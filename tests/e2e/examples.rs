@@ -26,12 +26,59 @@ async fn every_example_loads() {
         let (snapshot, _) = load(&example, &variables(&example.join("agent.env")));
         let name = example.display();
         assert_eq!(
-            snapshot.accept.private_rules,
+            snapshot.connections[0].accept.private_rules,
             expected.rules(List::Private).len(),
             "{name}"
         );
-        assert!(snapshot.accept.private_rules > 0, "{name}");
+        assert!(snapshot.connections[0].accept.private_rules > 0, "{name}");
     }
+}
+
+#[tokio::test]
+async fn the_example_of_several_tools_loads_with_the_rules_of_each() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let copy = tempfile::tempdir().unwrap();
+    let folder = copy.path().join("several-tools");
+    fs::create_dir_all(folder.join("secrets")).unwrap();
+    fs::copy(
+        examples.join("several-tools/settings.yaml"),
+        folder.join("settings.yaml"),
+    )
+    .unwrap();
+    for tool in ["sonarqube", "jenkins"] {
+        let token = AccessToken::generate(TokenKind::Agent);
+        fs::write(folder.join("secrets").join(tool), token.expose()).unwrap();
+        let accept = Path::new(tool).join("accept.json");
+        fs::create_dir(copy.path().join(tool)).unwrap();
+        fs::copy(examples.join(&accept), copy.path().join(&accept)).unwrap();
+    }
+    let data = copy.path().join("data").display().to_string();
+    let environment: Environment = variables(&examples.join("several-tools/agent.env"))
+        .into_iter()
+        .chain([("BROKER_DATA_DIR".to_owned(), data)])
+        .collect();
+    let arguments = config::run_command().get_matches_from(["run"]);
+    let config =
+        Config::load(&arguments, environment, &folder).unwrap_or_else(|error| panic!("{error}"));
+
+    let snapshot = Agent::new(config).unwrap().board().snapshot();
+
+    let shown = snapshot.connections.iter();
+    let shown: Vec<_> = shown
+        .map(|each| (each.agent.as_str(), each.accept.private_rules))
+        .collect();
+    let rules = |tool| {
+        rule_file(&examples.join(tool).join("accept.json"))
+            .rules(List::Private)
+            .len()
+    };
+    assert_eq!(
+        shown,
+        [
+            ("sonarqube", rules("sonarqube")),
+            ("jenkins", rules("jenkins"))
+        ]
+    );
 }
 
 #[test]
@@ -104,7 +151,7 @@ async fn published_rule_files_load_in_the_agent() {
         );
         let (snapshot, set) = load(example.path(), &variables);
         assert_eq!(
-            snapshot.accept.private_rules,
+            snapshot.connections[0].accept.private_rules,
             set.len(),
             "{}",
             path.display()
@@ -115,12 +162,15 @@ async fn published_rule_files_load_in_the_agent() {
     assert!(loaded > 10, "{loaded} files");
 }
 
+/// Those with rules of their own.
 pub(crate) fn examples() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let entries = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path());
-    let folders: Vec<_> = entries.filter(|path| path.is_dir()).collect();
+    let folders: Vec<_> = entries
+        .filter(|path| path.join("accept.json").exists())
+        .collect();
     assert!(folders.len() >= 9, "{folders:?}");
     folders
 }
@@ -176,10 +226,13 @@ fn load(folder: &Path, variables: &[(String, String)]) -> (StatusSnapshot, RuleS
     let arguments = config::run_command().get_matches_from(arguments);
     let config = Config::load(&arguments, environment, folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let [connection] = &config.connections[..] else {
+        panic!("{}: several connections", folder.display());
+    };
     let set = RuleSet::compile(
         &rule_file(&folder.join("accept.json")),
         List::Private,
-        |origin| match config.origin(origin).encoded_slash {
+        |origin| match config.origin(connection, origin).encoded_slash {
             config::EncodedSlash::Refuse => EncodedSlash::Refuse,
             config::EncodedSlash::Data => EncodedSlash::Data,
         },

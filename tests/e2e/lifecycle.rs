@@ -334,9 +334,10 @@ async fn status_tells_how_the_agent_is_and_that_it_is_gone() {
         assert!(text.contains(part), "no {part:?} in {text}");
     }
     let json: Value = serde_json::from_str(&broker.agent.status(&["--json"]).await).unwrap();
-    assert_eq!(json["agent"], "sonarqube");
-    assert_eq!(json["tunnels"][1]["state"], "connected");
-    assert_eq!(json["accept"]["path"], accept);
+    let connection = &json["connections"][0];
+    assert_eq!(connection["agent"], "sonarqube");
+    assert_eq!(connection["tunnels"][1]["state"], "connected");
+    assert_eq!(connection["accept"]["path"], accept);
     assert_eq!(json["denials"][0]["path"], "/denied");
     assert_eq!(json["audit"]["seq"], 2);
 

@@ -10,6 +10,7 @@ mod callers;
 mod canary;
 mod certificates;
 mod conditions;
+mod connections;
 mod credentials;
 mod doctor;
 mod examples;

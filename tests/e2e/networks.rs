@@ -243,7 +243,7 @@ async fn fails_then_comes_back(server: &Server, behaviour: Behaviour, expected: 
         .await
         .unwrap();
     let failed = |now: &broker_client::status::StatusSnapshot| {
-        let error = now.tunnels[0].last_error.as_ref();
+        let error = now.connections[0].tunnels[0].last_error.as_ref();
         error.is_some_and(|error| error.code == expected)
     };
     within(expected, agent.board.until(failed)).await;
@@ -329,7 +329,7 @@ async fn node_extra_ca_certs_count_for_server_and_origins() {
 
 fn code(agent: &Agent) -> String {
     let snapshot = agent.board.snapshot();
-    let error = snapshot.tunnels[0].last_error.as_ref();
+    let error = snapshot.connections[0].tunnels[0].last_error.as_ref();
     error.expect("a tunnel that failed").code.clone()
 }
 

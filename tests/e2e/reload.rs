@@ -169,9 +169,17 @@ async fn a_bad_file_is_told_everywhere_and_leaves_the_last_good_one_in_force() {
     let said = broker.refused_with("private[0]").await;
     assert!(said.contains("and 1 more, see the log"), "{said}");
     let snapshot = broker.agent.board.snapshot();
-    assert_eq!(snapshot.accept.private_rules, 1);
+    assert_eq!(snapshot.connections[0].accept.private_rules, 1);
     assert!(snapshot.to_string().contains(&said), "{snapshot}");
-    assert_eq!(health().await, snapshot.accept.refused.unwrap().time);
+    assert_eq!(
+        health().await,
+        snapshot.connections[0]
+            .accept
+            .refused
+            .as_ref()
+            .unwrap()
+            .time
+    );
     let ready = Caller::to(broker.agent.local).get("/readyz").await;
     assert_eq!(ready.status(), 200);
     assert_eq!(broker.status_of(1).await, 200);
@@ -179,7 +187,7 @@ async fn a_bad_file_is_told_everywhere_and_leaves_the_last_good_one_in_force() {
     fs::write(&broker.file, broker.rules(1)).unwrap();
     within(
         "the good file is seen",
-        broker.until(|now| now.accept.refused.is_none()),
+        broker.until(|now| now.connections[0].accept.refused.is_none()),
     )
     .await;
     assert_eq!(health().await, Value::Null);
@@ -246,7 +254,13 @@ async fn each_change_is_on_record_before_the_first_decision_by_it() {
     );
     assert_eq!(lines[5]["sha256"], third);
     assert_eq!(lines[5]["previous_sha256"], second);
-    assert_eq!(broker.agent.board.snapshot().accept.sha256.unwrap(), third);
+    assert_eq!(
+        broker.agent.board.snapshot().connections[0]
+            .accept
+            .sha256
+            .as_deref(),
+        Some(third.as_str())
+    );
     verify_lines(fs::read(log).unwrap().as_slice()).unwrap();
 }
 
@@ -262,7 +276,12 @@ async fn rules_that_cannot_be_put_on_record_do_not_come_into_force() {
     broker.rename(2);
 
     broker.refused_with("cannot be put on record").await;
-    assert_eq!(broker.agent.board.snapshot().accept.private_rules, 1);
+    assert_eq!(
+        broker.agent.board.snapshot().connections[0]
+            .accept
+            .private_rules,
+        1
+    );
     let works_again = || {
         fs::remove_dir(&log).unwrap();
         fs::rename(&aside, &log).unwrap();
@@ -378,7 +397,7 @@ impl Broker {
     async fn live(&self, rules: usize, change: impl FnOnce()) {
         let changed = Instant::now();
         change();
-        let live = self.until(|now| now.accept.private_rules == rules);
+        let live = self.until(|now| now.connections[0].accept.private_rules == rules);
         within("the new rules in force", live).await;
         took("new rules come into force", changed.elapsed(), LIVE);
     }
@@ -393,7 +412,7 @@ impl Broker {
     /// Waits until the file is refused for a reason with this in it, and returns the reason.
     async fn refused_with(&self, part: &str) -> String {
         let reason = |now: &StatusSnapshot| {
-            let refused = now.accept.refused.as_ref();
+            let refused = now.connections[0].accept.refused.as_ref();
             refused
                 .map(|refused| refused.text.clone())
                 .unwrap_or_default()

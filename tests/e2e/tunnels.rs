@@ -234,7 +234,7 @@ async fn an_agent_that_is_not_admitted_says_so_and_keeps_trying() {
                     admitted here; the server's log says why, under its time and source address";
     assert_eq!(error, expected);
     let under_way = |now: &StatusSnapshot| {
-        let tunnel = &json!(now.tunnels)[0];
+        let tunnel = &json!(now.connections[0].tunnels)[0];
         tunnel["attempt"].as_u64() > Some(2) && tunnel["next_attempt_at"].is_null()
     };
     within("a third attempt", agent.board.until(under_way)).await;
@@ -306,7 +306,7 @@ async fn an_agent_whose_server_only_drains_keeps_a_bounded_number_of_tunnels() {
     }
 
     let waits_for_room = |now: &StatusSnapshot| {
-        now.tunnels.iter().all(|tunnel| {
+        now.connections[0].tunnels.iter().all(|tunnel| {
             matches!(
                 tunnel.state,
                 TunnelState::Dialling {

@@ -538,7 +538,7 @@ impl Agent {
     /// Waits until its first tunnel's last error holds `part`, and returns that error.
     pub async fn error_with(&self, part: &str) -> String {
         let last_error = |now: &StatusSnapshot| {
-            let error = now.tunnels[0].last_error.as_ref();
+            let error = now.connections[0].tunnels[0].last_error.as_ref();
             error.map(|error| error.text.clone()).unwrap_or_default()
         };
         let what = format!("an error with {part:?}");

@@ -19,13 +19,13 @@ use super::cuts::{BROKEN, Cuts};
 use crate::answer::AnswerBody;
 use crate::audit::AuditLog;
 use crate::backoff::Backoff;
-use crate::config::Config;
+use crate::config::{Connection, Explaining};
 use crate::credential::FingerprintKey;
 use crate::dial::{DialError, Dialer, Dialled};
 use crate::exchange::Exchange;
 use crate::judged_body::BodyKeeper;
 use crate::rules::RulesInForce;
-use crate::status::{StatusBoard, TunnelFailure};
+use crate::status::{ConnectionBoard, TunnelFailure};
 
 /// A tunnel that lived so long was a good one: the next dial begins with the shortest wait.
 const GOOD_TUNNEL: Duration = Duration::from_secs(10);
@@ -34,13 +34,14 @@ pub(crate) const FIRST_BYTES: Duration = Duration::from_secs(10);
 /// How long a reader may take nothing of an answer while bytes wait, before its stream is reset.
 const STALL: Duration = Duration::from_secs(300);
 
-/// What all tunnels of one agent share.
+/// What all tunnels of one connection share.
 pub(super) struct Tunnels {
-    pub(super) config: Arc<Config>,
+    pub(super) connection: Arc<Connection>,
+    pub(super) explaining: Explaining,
     pub(super) rules: RulesInForce,
     pub(super) dialer: Dialer,
     pub(super) audit: AuditLog,
-    pub(super) board: StatusBoard,
+    pub(super) board: ConnectionBoard,
     /// No new tunnel, and the open ones finish.
     pub(super) stop: CancellationToken,
     /// What is still open is dropped.
@@ -96,7 +97,7 @@ impl Tunnels {
                 Err(error) => {
                     answer_drain(asked_to_drain.take(), false);
                     let code = error.code();
-                    tracing::warn!(tunnel = slot, attempt = backoff.failures() + 1, code, %error, "no tunnel");
+                    tracing::warn!(agent = %self.connection.agent, tunnel = slot, attempt = backoff.failures() + 1, code, %error, "no tunnel");
                     last_error = Some(TunnelFailure {
                         code,
                         text: error.to_string(),
@@ -137,14 +138,14 @@ impl Tunnels {
         let close = stream.close_handle();
         let opened = Instant::now();
         let exchange = Arc::new(Exchange {
-            agent: self.config.agent.clone(),
+            agent: Arc::new(self.connection.agent.clone()),
             tenant: server.tenant,
             rules: self.rules.clone(),
             audit: self.audit.clone(),
             board: self.board.clone(),
             bodies: Arc::clone(&self.bodies),
             fingerprints: Arc::clone(&self.fingerprints),
-            explaining: self.config.rules.explaining.clone(),
+            explaining: self.explaining.clone(),
         });
         // One request at a time is enough: the server asks once.
         let (drain, mut drains) = mpsc::channel(1);
@@ -181,7 +182,7 @@ impl Tunnels {
                 // Something on the way that limits how long connections last shows by the time that comes back.
                 (None, _) => (BROKEN, format!("the connection was closed after {lived} s")),
             };
-            tracing::warn!(tunnel = slot, code, reason = text, "the tunnel closed");
+            tracing::warn!(agent = %self.connection.agent, tunnel = slot, code, reason = text, "the tunnel closed");
             TunnelEnd::Closed(TunnelFailure { code, text })
         };
         let mut closed = std::pin::pin!(closed);
@@ -201,7 +202,7 @@ impl Tunnels {
             }
         }
         tracing::info!(
-            tunnel = slot, server = %self.config.server, node, seen_from = server.source,
+            agent = %self.connection.agent, tunnel = slot, server = %self.connection.server, node, seen_from = server.source,
             "successfully established a websocket connection to the broker server"
         );
         self.board.tunnel_connected(slot, &node);
@@ -209,7 +210,7 @@ impl Tunnels {
         tokio::select! {
             end = closed => end,
             Some(request) = drains.recv() => {
-                tracing::info!(tunnel = slot, "the server goes away; connecting elsewhere");
+                tracing::info!(agent = %self.connection.agent, tunnel = slot, "the server goes away; connecting elsewhere");
                 TunnelEnd::Drain(request)
             }
         }

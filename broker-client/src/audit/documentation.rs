@@ -1,6 +1,7 @@
 //! `AUDIT.md` shows lines as the code writes them, and explains every field.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use accept_rules::{
@@ -66,7 +67,7 @@ fn context(request_id: &str) -> DecisionContext {
     DecisionContext {
         request_id: request_id.into(),
         tenant: "default".parse().unwrap(),
-        agent: "sonarqube".parse().unwrap(),
+        agent: Arc::new("sonarqube".parse().unwrap()),
     }
 }
 
@@ -120,7 +121,7 @@ fn examples() -> (String, String) {
     let duration = Duration::from_micros(41_276);
     example.add(
         "outcome",
-        OutcomeRecord::new(&first.request_id, &outcome, duration),
+        OutcomeRecord::new(&first.request_id, &first.agent, &outcome, duration),
     );
 
     let target = RequestTarget::new(&Method::POST, "/api/users/create").unwrap();

@@ -297,14 +297,21 @@ pub(super) struct OutcomeRecord<'a> {
     duration_ms: f64,
     #[serde(flatten)]
     outcome: &'a Outcome,
+    agent: &'a str,
 }
 
 impl<'a> OutcomeRecord<'a> {
-    pub(super) fn new(request_id: &'a Arc<str>, outcome: &'a Outcome, duration: Duration) -> Self {
+    pub(super) fn new(
+        request_id: &'a Arc<str>,
+        agent: &'a AgentName,
+        outcome: &'a Outcome,
+        duration: Duration,
+    ) -> Self {
         Self {
             request_id: cut(request_id, SHORT_TEXT),
             duration_ms: (duration.as_secs_f64() * 1e6).round() / 1e3,
             outcome,
+            agent: agent.as_str(),
         }
     }
 }

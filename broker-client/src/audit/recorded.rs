@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use broker_protocol::AgentName;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::OwnedPermit;
 use tokio::time::Instant;
@@ -37,6 +38,7 @@ pub struct OutcomeSlot {
     /// `None` once used.
     pub(super) place: Option<OwnedPermit<Entry>>,
     pub(super) request_id: Arc<str>,
+    pub(super) agent: Arc<AgentName>,
     pub(super) identity: Arc<Identity>,
     pub(super) started: Instant,
     pub(super) outcome: Outcome,
@@ -63,8 +65,12 @@ impl OutcomeSlot {
 impl Drop for OutcomeSlot {
     fn drop(&mut self) {
         if let Some(place) = self.place.take() {
-            let record =
-                OutcomeRecord::new(&self.request_id, &self.outcome, self.started.elapsed());
+            let record = OutcomeRecord::new(
+                &self.request_id,
+                &self.agent,
+                &self.outcome,
+                self.started.elapsed(),
+            );
             let line = self.identity.line("outcome", SystemTime::now(), record);
             place.send(Entry::Outcome { line });
         }

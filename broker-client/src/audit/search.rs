@@ -18,7 +18,10 @@ pub enum Wanted<'a> {
     /// The one on the request with this id.
     Request(&'a str),
     /// The last one that denied.
-    LastDenial,
+    LastDenial {
+        /// A request to this agent; without it, to any.
+        agent: Option<&'a str>,
+    },
 }
 
 /// A `decision` line, as far as it says what was asked and how that was decided.
@@ -73,7 +76,7 @@ pub fn last_decision(log: &Path, wanted: Wanted<'_>) -> io::Result<Option<Record
     // As the writer writes it: what lacks this text is no such line, and needs no parsing.
     let text = match wanted {
         Wanted::Request(id) => serde_json::to_string(id)?,
-        Wanted::LastDenial => r#""deny""#.to_owned(),
+        Wanted::LastDenial { .. } => r#""deny""#.to_owned(),
     };
     let mut lines = LinesFromEnd::of(File::open(log)?)?;
     while let Some(line) = lines.next()? {
@@ -92,7 +95,9 @@ impl Wanted<'_> {
     fn is(self, decision: &RecordedDecision) -> bool {
         match self {
             Self::Request(id) => decision.request_id == id,
-            Self::LastDenial => decision.verdict == "deny",
+            Self::LastDenial { agent } => {
+                decision.verdict == "deny" && agent.is_none_or(|agent| decision.agent == agent)
+            }
         }
     }
 }
@@ -214,15 +219,18 @@ mod tests {
             outcome("c"),
         ]
         .join("\n");
-        assert_eq!(find(&log, Wanted::LastDenial).unwrap(), "b");
-        assert_eq!(find(&line("a", "allow"), Wanted::LastDenial), None);
+        assert_eq!(find(&log, Wanted::LastDenial { agent: None }).unwrap(), "b");
+        assert_eq!(
+            find(&line("a", "allow"), Wanted::LastDenial { agent: None }),
+            None
+        );
     }
 
     #[test]
     fn lines_that_are_no_records_are_passed_over() {
         let torn = line("z", "deny").split_at(200).0.to_owned();
         let log = format!("{}\n\u{0}junk\n\n{torn}", line("a", "deny"));
-        assert_eq!(find(&log, Wanted::LastDenial).unwrap(), "a");
+        assert_eq!(find(&log, Wanted::LastDenial { agent: None }).unwrap(), "a");
     }
 
     #[test]
@@ -233,7 +241,10 @@ mod tests {
             log += "\n";
         }
         assert!(log.len() > 4 * CHUNK);
-        assert_eq!(find(&log, Wanted::LastDenial).unwrap(), "first");
+        assert_eq!(
+            find(&log, Wanted::LastDenial { agent: None }).unwrap(),
+            "first"
+        );
         for id in ["r0", "r777", "r1999"] {
             assert_eq!(find(&log, Wanted::Request(id)).unwrap(), id);
         }
@@ -246,8 +257,8 @@ mod tests {
             format!("{}\n{long}", line("a", "deny")),
             format!("{}\n{long}\n{}\n", line("a", "deny"), line("b", "allow")),
         ] {
-            assert_eq!(find(&log, Wanted::LastDenial).unwrap(), "a");
+            assert_eq!(find(&log, Wanted::LastDenial { agent: None }).unwrap(), "a");
         }
-        assert_eq!(find(&long, Wanted::LastDenial), None);
+        assert_eq!(find(&long, Wanted::LastDenial { agent: None }), None);
     }
 }

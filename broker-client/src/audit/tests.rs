@@ -40,7 +40,7 @@ fn context(request_id: &str) -> DecisionContext {
     DecisionContext {
         request_id: request_id.into(),
         tenant: "default".parse().unwrap(),
-        agent: "sonarqube".parse().unwrap(),
+        agent: Arc::new("sonarqube".parse().unwrap()),
     }
 }
 

@@ -27,6 +27,10 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// What the queue carries. A line is a JSON object that lacks the chain's own fields.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the queue is bounded, and a box for every allowed request would cost more than its places"
+)]
 pub(super) enum Entry {
     /// The slot comes back once the line is written; if the requester is gone by then, dropping it
     /// records an outcome, so no allowed request is without one.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use broker_process::settings::{Settings, positive_duration, shown};
+use broker_process::settings::{Node, Settings, positive_duration, shown};
 
 use super::{ProxyChoice, table};
 
@@ -43,11 +43,14 @@ pub struct Timeouts {
 }
 
 pub(super) fn origins(settings: &Settings<'_>, timeouts: Timeouts) -> Origins {
-    let Some(section) = settings.section(&table::ORIGINS) else {
-        return BTreeMap::new();
-    };
-    let mut origins = BTreeMap::new();
-    for (origin, node) in section.entries() {
+    let section = settings.section(&table::ORIGINS);
+    section.map_or_else(Origins::new, |section| origins_at(&section, timeouts))
+}
+
+/// What stands at `node`.
+pub(super) fn origins_at(node: &Node<'_>, timeouts: Timeouts) -> Origins {
+    let mut origins = Origins::new();
+    for (origin, node) in node.entries() {
         let fields = node.fields(&[
             "encoded-slash",
             "connect-timeout",

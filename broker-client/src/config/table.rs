@@ -7,39 +7,52 @@ use broker_process::threads::THREADS;
 const CONFIG: Setting =
     Setting::unfiled("config", "FILE", "The settings file, YAML").env(&["BROKER_CLIENT_CONFIG"]);
 
-pub(super) const AGENT: Setting = Setting::new(
-    "connections[0].name",
+pub(super) const AGENT: Setting = Setting::unfiled(
+    "agent",
     "NAME",
     "This agent's name, under which callers reach it; a name, never a secret",
 )
-.flag("agent")
 .env(&["BROKER_TOKEN"]);
 pub(super) const SERVER: Setting = Setting::new(
-    "connections[0].server",
+    "server",
     "URL",
     "The server to dial: https://host[:port][/prefix]",
 )
-.flag("server")
 .env(&["BROKER_SERVER_URL"]);
 pub(super) const SECRET: Setting = Setting::secret(
     "secret",
     "The agent's secret, from `broker-server token new agent`; a file is better, since fewer see it",
 )
 .env(&["BROKER_AGENT_SECRET"]);
-pub(super) const SECRET_FILE: Setting = Setting::new(
-    "connections[0].secret-file",
+pub(super) const SECRET_FILE: Setting = Setting::unfiled(
+    "secret-file",
     "FILE",
     "A file that holds the agent's secret and nothing else",
 )
-.flag("secret-file")
 .env(&["BROKER_AGENT_SECRET_FILE"]);
-pub(super) const ACCEPT: Setting = Setting::new(
-    "connections[0].accept",
+pub(super) const ACCEPT: Setting = Setting::unfiled(
+    "accept",
     "FILE",
     "The rules; without it ./accept.json where that exists, else everything is denied; changes are taken up while the agent runs",
 )
-.flag("accept")
 .env(&["ACCEPT"]);
+pub(super) const CONNECTIONS: Section = Section {
+    key: "connections",
+    help: "the same in the settings file, in place of the name, the secret and the rules above: one connection or \
+           several, each an agent of its own with its own name, secret, rules and tunnels. `server`, `tunnel.count` and \
+           `origins` of a connection stand in place of those that hold for all; a connection without `accept` denies \
+           everything",
+    example: r#"connections:
+- name: sonarqube
+  secret-file: /run/secrets/sonarqube
+  accept: sonarqube.json
+- name: jenkins
+  secret-file: /run/secrets/jenkins
+  accept: jenkins.json
+  server: "https://eu.broker.example"   # the default is `server`
+  tunnel: {count: 4}                    # the default is `tunnel.count`
+  origins: {}                           # the default is `origins`"#,
+};
 
 pub(super) const UNKNOWN_KEYS: Setting = Setting::new(
     "rules.unknown-keys",
@@ -269,9 +282,9 @@ pub static TABLE: Table = Table {
     config: CONFIG,
     groups: &[
         Group {
-            title: "Connection",
+            title: "Connections",
             settings: &[AGENT, SERVER, SECRET, SECRET_FILE, ACCEPT],
-            sections: &[],
+            sections: &[CONNECTIONS],
         },
         Group {
             title: "Rules",

@@ -1,10 +1,15 @@
 //! What the agent makes of its settings.
 
+mod connections;
+
+use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use broker_process::settings::Setting;
 use broker_process::tls::{PostQuantum, TlsMin, TlsPolicy};
+use broker_protocol::{AccessToken, TokenKind};
 
+use super::connection::{NO_NAME, NO_SERVER};
 use super::*;
 
 /// A working folder that goes away with the test.
@@ -66,18 +71,21 @@ fn the_environment_customers_set_today_is_enough() {
     let config = folder
         .with(&[("PORT", "8000"), ("LOG_LEVEL", "debug")])
         .unwrap();
-    assert_eq!(config.agent.as_str(), "sonarqube");
-    assert_eq!(config.server.to_string(), "https://broker.example");
-    assert_eq!(config.accept, Accept::File(accept));
+    assert_eq!(config.connections[0].agent.as_str(), "sonarqube");
+    assert_eq!(
+        config.connections[0].server.to_string(),
+        "https://broker.example"
+    );
+    assert_eq!(config.connections[0].accept, Accept::File(accept));
     assert_eq!(config.local_listen, "0.0.0.0:8000".parse().unwrap());
     assert_eq!(config.healthcheck_path, "/healthcheck");
     assert_eq!(
         config.data,
         DataFolder::Default("/var/lib/broker-client".into())
     );
-    assert_eq!(config.tunnel.count, 2);
+    assert_eq!(config.connections[0].tunnels, 2);
     assert_eq!(config.tunnel.tls_policy(), TlsPolicy::STRICT);
-    assert!(config.secret.is_none());
+    assert!(config.connections[0].secret.is_none());
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
 }
 
@@ -140,13 +148,16 @@ fn every_setting_can_be_set_by_flag_variable_and_file() {
         })
         .map(Setting::places)
         .collect();
-    // The file cannot name itself, and a secret stands neither in a command line nor among the settings; a proxy's URL
-    // can hold one.
+    // The file cannot name itself, and has `connections` for what one connection is; a secret stands neither in a
+    // command line nor among the settings; a proxy's URL can hold one.
     assert_eq!(
         lacking,
         [
             "BROKER_CLIENT_CONFIG, --config",
+            "BROKER_TOKEN, --agent",
             "BROKER_AGENT_SECRET",
+            "BROKER_AGENT_SECRET_FILE, --secret-file",
+            "ACCEPT, --accept",
             "proxy.https, HTTPS_PROXY, https_proxy",
             "proxy.http, HTTP_PROXY, http_proxy",
             "tunnel.proxy, BROKER_TUNNEL_PROXY",
@@ -158,7 +169,7 @@ fn every_setting_can_be_set_by_flag_variable_and_file() {
 #[test]
 fn without_rules_everything_is_denied() {
     let config = Folder::new().with(&[("ACCEPT", "")]).unwrap();
-    assert_eq!(config.accept, Accept::DenyAll);
+    assert_eq!(config.connections[0].accept, Accept::DenyAll);
 }
 
 #[test]
@@ -214,7 +225,10 @@ fn the_secret_comes_from_a_variable_or_a_file_and_not_from_both() {
 
     for one in [in_file, in_variable] {
         let config = folder.with(&[one]).unwrap();
-        assert_eq!(config.secret.unwrap().expose(), token.expose());
+        assert_eq!(
+            config.connections[0].secret.as_ref().unwrap().expose(),
+            token.expose()
+        );
     }
     let error = folder
         .with(&[in_file, in_variable])
@@ -323,11 +337,11 @@ fn what_another_client_reads_and_this_one_does_not_is_warned_about() {
 fn proxies(config: &Config) -> [String; 3] {
     let shown = |proxy: Option<&Proxy>| proxy.map(ToString::to_string).unwrap_or_default();
     let origin = |text: &str| {
-        let settings = config.origin(text);
+        let settings = config.origin(&config.connections[0], text);
         shown(config.origin_proxy(&settings, &Origin::parse(text).unwrap()))
     };
     [
-        shown(config.tunnel_proxy()),
+        shown(config.tunnel_proxy(&config.connections[0].server)),
         origin("https://sonar.corp"),
         origin("http://jenkins.corp"),
     ]
@@ -452,18 +466,24 @@ origins:
 "#,
     );
     let config = folder.load(&["--config", "broker.yaml"], &[]).unwrap();
-    assert_eq!(config.agent.as_str(), "kube-api");
-    assert_eq!(config.server.path_below("/tunnel"), "/eu/tunnel");
-    assert_eq!(config.accept, Accept::File(folder.0.join("rules.json")));
+    assert_eq!(config.connections[0].agent.as_str(), "kube-api");
+    assert_eq!(
+        config.connections[0].server.path_below("/tunnel"),
+        "/eu/tunnel"
+    );
+    assert_eq!(
+        config.connections[0].accept,
+        Accept::File(folder.0.join("rules.json"))
+    );
     let timeouts = |first_byte| Timeouts {
         connect: Duration::from_secs(5),
         first_byte: Duration::from_secs(first_byte),
         idle: Duration::from_secs(120),
     };
-    let cluster = config.origin("${CLUSTER_ENDPOINT}");
+    let cluster = config.origin(&config.connections[0], "${CLUSTER_ENDPOINT}");
     assert_eq!(cluster.encoded_slash, EncodedSlash::Refuse);
     assert_eq!(cluster.timeouts, timeouts(10));
-    let other = config.origin("https://sonarqube.example");
+    let other = config.origin(&config.connections[0], "https://sonarqube.example");
     assert_eq!(other.encoded_slash, EncodedSlash::Data);
     assert_eq!(other.timeouts, timeouts(60));
 }
@@ -491,10 +511,6 @@ fn what_is_wrong_in_the_file_is_named_with_its_path() {
         (
             "origins: {sonar: {idle-timeout: 30}}",
             r#"broker.yaml: origins.sonar.idle-timeout: "30" is not a length of time"#,
-        ),
-        (
-            "connections: [{name: a, server: 'https://a'}, {name: b, server: 'https://b'}]",
-            "broker.yaml: connections: several entries in one process are not supported yet (run one process for each)",
         ),
     ] {
         folder.write("broker.yaml", yaml);

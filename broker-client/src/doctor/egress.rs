@@ -1,10 +1,12 @@
 //! `doctor --egress`: what a firewall must let this machine reach, and what its proxies must.
 
 use std::fmt;
+use std::sync::Arc;
 
 use http::uri::Scheme;
 use serde::Serialize;
 
+use super::whose;
 use crate::config::{Config, default_port};
 use crate::proxy::Proxy;
 use crate::rules::Rules;
@@ -26,7 +28,8 @@ struct Destination {
 }
 
 impl Egress {
-    pub(super) fn of(config: &Config, rules: &Rules) -> Self {
+    /// Of each connection and its rules.
+    pub(super) fn of(config: &Config, rules: &[Arc<Rules>]) -> Self {
         let mut destinations = Vec::new();
         let mut add = |host: &str, port, proxy: Option<&Proxy>, purpose: String| {
             if let Some(proxy) = proxy {
@@ -45,21 +48,20 @@ impl Egress {
                 purpose,
             });
         };
-        let server = &config.server;
-        let purpose = format!("server of {}", config.agent);
-        add(
-            &server.host().to_str(),
-            server.port(),
-            config.tunnel_proxy(),
-            purpose,
-        );
-        for destination in rules.destinations() {
-            let authority = destination.origin.authority();
-            let is_tls = *destination.origin.scheme() == Scheme::HTTPS;
-            let port = authority.port_u16().unwrap_or(default_port(is_tls));
-            let proxy = destination.client.steps().proxy().map(|way| &way.proxy);
-            let purpose = format!("origin of {}", destination.shown_rules());
-            add(authority.host(), port, proxy, purpose);
+        for (connection, rules) in config.connections.iter().zip(rules) {
+            let server = &connection.server;
+            let purpose = format!("server of {}", connection.agent);
+            let proxy = config.tunnel_proxy(server);
+            add(&server.host().to_str(), server.port(), proxy, purpose);
+            let whose = whose(&config.connections, connection);
+            for destination in rules.destinations() {
+                let authority = destination.origin.authority();
+                let is_tls = *destination.origin.scheme() == Scheme::HTTPS;
+                let port = authority.port_u16().unwrap_or(default_port(is_tls));
+                let proxy = destination.client.steps().proxy().map(|way| &way.proxy);
+                let purpose = format!("{whose}origin of {}", destination.shown_rules());
+                add(authority.host(), port, proxy, purpose);
+            }
         }
         destinations.sort();
         destinations.dedup();

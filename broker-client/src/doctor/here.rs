@@ -1,17 +1,20 @@
 //! What can be seen without the network: rules, credentials, the data folder, the agent that may be running.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use accept_rules::List;
+use broker_protocol::AgentName;
 
 use super::report::{Check, Section, Stop, Verdict};
+use super::whose;
 use crate::accept_file::AcceptFile;
 use crate::agent::CUT_REGULARLY;
-use crate::config::{Accept, Config};
+use crate::config::{Accept, Config, Connection};
 use crate::control::{FetchStatusError, fetch_status};
 use crate::instance::{Instance, InstanceError};
 use crate::rules::Rules;
-use crate::status::{StatusSnapshot, TunnelState};
+use crate::status::{ConnectionStatus, StatusSnapshot, TunnelState};
 
 pub(super) const HOPS: &[&str] = &[
     "settings",
@@ -25,14 +28,14 @@ pub(super) const HOPS: &[&str] = &[
 /// What was found, but for the credentials.
 pub(super) struct Here {
     pub(super) section: Section,
-    /// None where there is something wrong with them.
-    pub(super) rules: Option<Rules>,
-    /// Whether an agent runs here and has a tunnel.
-    pub(super) is_connected: bool,
+    /// Of each connection where nothing is wrong with them, and whose they are.
+    pub(super) rules: Vec<(String, Arc<Rules>)>,
+    /// The agents that run here and have a tunnel.
+    connected: Vec<String>,
 }
 
 impl Here {
-    pub(super) async fn look(config: &Config) -> Self {
+    pub(super) async fn look(config: &Config, connections: &[Connection]) -> Self {
         let mut section = Section::new("this machine".into(), HOPS);
         for warning in &config.warnings {
             section.warn("settings", warning);
@@ -40,26 +43,44 @@ impl Here {
         if config.warnings.is_empty() {
             section.pass("settings", "all can be used");
         }
-        let rules = rules(config, &mut section).ok();
+        let mut rules: Vec<(String, Arc<Rules>)> = Vec::new();
+        for connection in connections {
+            let whose = whose(connections, connection);
+            let others: Vec<_> = rules.iter().map(|(_, rules)| Arc::clone(rules)).collect();
+            // What is wrong stands in the section.
+            if let Ok(good) = rules_of(config, connection, &whose, &others, &mut section) {
+                rules.push((whose, Arc::new(good)));
+            }
+        }
         let running = fetch_status(&config.data, &config.instance).await;
         data_folder(config, running.is_ok(), &mut section);
-        let is_connected = agent(running, &mut section);
+        let connected = agents(running, &mut section);
         Self {
             section,
             rules,
-            is_connected,
+            connected,
         }
+    }
+
+    pub(super) fn is_connected(&self, agent: &AgentName) -> bool {
+        self.connected.iter().any(|name| name == agent.as_str())
     }
 }
 
-fn rules(config: &Config, section: &mut Section) -> Result<Rules, Stop> {
-    let Accept::File(path) = &config.accept else {
-        let rules =
-            Rules::load(config).map_err(|error| section.fail("accept file", None, error))?;
+fn rules_of(
+    config: &Config,
+    connection: &Connection,
+    whose: &str,
+    others: &[Arc<Rules>],
+    section: &mut Section,
+) -> Result<Rules, Stop> {
+    let Accept::File(path) = &connection.accept else {
+        let rules = Rules::load(config, connection, others)
+            .map_err(|error| section.fail("accept file", None, error))?;
         for warning in &rules.warnings {
             section.warn("accept file", warning);
         }
-        section.pass("variables", "none are used");
+        section.pass("variables", format!("{whose}none are used"));
         return Ok(rules);
     };
     let fail = |section: &mut Section, hop, error: crate::RulesError| {
@@ -73,24 +94,27 @@ fn rules(config: &Config, section: &mut Section) -> Result<Rules, Stop> {
         .and_then(|accept| Ok((accept.parse(config.rules.unknown_keys)?, accept)));
     let (file, accept) = read.map_err(|error| fail(section, "accept file", error))?;
     let summary = format!(
-        "{}, {} private and {} public rules, sha256 {}",
+        "{whose}{}, {} private and {} public rules, sha256 {}",
         path.display(),
         file.rules(List::Private).len(),
         file.rules(List::Public).len(),
         accept.sha256
     );
     section.pass("accept file", summary);
-    let compiled = Rules::compile(config, &accept, None);
+    let compiled = Rules::compile(config, connection, &accept, others);
     let rules = compiled.map_err(|error| fail(section, "variables", error))?;
     for warning in &rules.warnings {
         section.warn("accept file", warning);
     }
-    section.pass("variables", "all that the rules refer to are set");
+    section.pass(
+        "variables",
+        format!("{whose}all that the rules refer to are set"),
+    );
     Ok(rules)
 }
 
 /// Asks each rule's credential for its value, as a request would.
-pub(super) async fn credentials(rules: &Rules) -> Vec<Check> {
+pub(super) async fn credentials(whose: &str, rules: &Rules) -> Vec<Check> {
     let mut with = 0;
     // By what is wrong, since many rules share one source.
     let mut failing: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -108,11 +132,11 @@ pub(super) async fn credentials(rules: &Rules) -> Vec<Check> {
         }
     }
     if failing.is_empty() {
-        let text = format!("{with} rules add one, and all can be had");
+        let text = format!("{whose}{with} rules add one, and all can be had");
         return vec![Check::new("credentials", Verdict::Pass, None, text)];
     }
     let failed = failing.iter().map(|(why, rules)| {
-        let text = format!("{why} (needed by {})", rules.join(", "));
+        let text = format!("{whose}{why} (needed by {})", rules.join(", "));
         Check::new(
             "credentials",
             Verdict::Fail,
@@ -137,51 +161,56 @@ fn data_folder(config: &Config, is_running: bool, section: &mut Section) {
     }
 }
 
-/// What the running agent says; and whether it has a tunnel.
-fn agent(running: Result<StatusSnapshot, FetchStatusError>, section: &mut Section) -> bool {
+/// What the running process says; and which of its agents have a tunnel.
+fn agents(running: Result<StatusSnapshot, FetchStatusError>, section: &mut Section) -> Vec<String> {
     let status = match running {
         Ok(status) => status,
         Err(error @ FetchStatusError::NotRunning { .. }) => {
             section.pass("agent", error);
-            return false;
+            return Vec::new();
         }
         Err(error) => {
             section.warn("agent", error);
-            return false;
+            return Vec::new();
         }
     };
-    let is_up = |state: &TunnelState| matches!(state, TunnelState::Connected { .. });
-    let up = status.tunnels.iter().filter(|tunnel| is_up(&tunnel.state));
-    let up = up.count();
+    for connection in &status.connections {
+        agent(connection, &status.about.version, section);
+    }
+    let connected = status.connections.into_iter();
+    let connected = connected.filter(|connection| connection.connected_tunnels() > 0);
+    connected.map(|connection| connection.agent).collect()
+}
+
+fn agent(connection: &ConnectionStatus, version: &str, section: &mut Section) {
+    let ConnectionStatus {
+        agent,
+        tunnels,
+        accept,
+    } = connection;
+    let up = connection.connected_tunnels();
     let summary = format!(
-        "runs, version {}, {up} of {} tunnels connected",
-        status.about.version,
-        status.tunnels.len()
+        "{agent} runs, version {version}, {up} of {} tunnels connected",
+        tunnels.len()
     );
     if up > 0 {
         section.pass("agent", summary);
     } else {
         section.warn("agent", summary);
     }
-    for tunnel in &status.tunnels {
+    for tunnel in tunnels {
         let Some(error) = &tunnel.last_error else {
             continue;
         };
-        if !is_up(&tunnel.state) || error.code == CUT_REGULARLY {
-            section.warn(
-                "agent",
-                format!("{} ({}): {}", error.time, error.code, error.text),
-            );
+        let is_up = matches!(tunnel.state, TunnelState::Connected { .. });
+        if !is_up || error.code == CUT_REGULARLY {
+            let (time, code, text) = (&error.time, &error.code, &error.text);
+            section.warn("agent", format!("{agent}: {time} ({code}): {text}"));
         }
     }
-    if let Some(refused) = &status.accept.refused {
-        section.warn(
-            "agent",
-            format!(
-                "keeps its former rules since {}: {}",
-                refused.time, refused.text
-            ),
-        );
+    if let Some(refused) = &accept.refused {
+        let (time, text) = (&refused.time, &refused.text);
+        let text = format!("{agent} keeps its former rules since {time}: {text}");
+        section.warn("agent", text);
     }
-    up > 0
 }

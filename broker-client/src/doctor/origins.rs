@@ -14,13 +14,14 @@ const HOPS: &[&str] = &["dns", "tcp", "proxy", "tls"];
 const CODE: Option<&str> = Some("origin-unreachable");
 
 /// Goes the way to each origin of the rules, all at the same time.
-pub(super) async fn check(rules: &Rules) -> Vec<Section> {
-    join_all(rules.destinations().into_iter().map(one)).await
+pub(super) async fn check(whose: &str, rules: &Rules) -> Vec<Section> {
+    let destinations = rules.destinations().into_iter();
+    join_all(destinations.map(|destination| one(whose, destination))).await
 }
 
-async fn one(destination: Destination<'_>) -> Section {
+async fn one(whose: &str, destination: Destination<'_>) -> Section {
     let subject = format!(
-        "origin {} of {}",
+        "{whose}origin {} of {}",
         destination.origin,
         destination.shown_rules()
     );

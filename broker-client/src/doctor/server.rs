@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use broker_process::logging::chain;
 use broker_process::tls::TlsError;
-use broker_protocol::{AgentHello, CloseCode, ErrorCode, WsStream};
+use broker_protocol::{AccessToken, AgentHello, CloseCode, ErrorCode, WsStream};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::report::{Section, Stop};
 use super::{shown_addresses, to_proxy};
 use crate::agent::{BROKEN, FIRST_BYTES, held_back};
-use crate::config::Config;
+use crate::config::{Config, Connection, ServerUrl};
 use crate::dial::{CONNECT_TIMEOUT, DialError, Dialer};
 use crate::proxy::ProxyWay;
 use crate::tcp::Transport;
@@ -27,39 +27,46 @@ const CUT_AT_ONCE: &str = "the connection was cut as soon as the tunnel was open
 /// How long a good-bye may take.
 const GOODBYE: Duration = Duration::from_secs(3);
 
-/// The way to one server.
-pub(super) struct Way {
+/// The way of one connection to its server.
+pub(super) struct Way<'c> {
+    connection: &'c Connection,
     dialer: Result<Dialer, TlsError>,
     has_secret: bool,
 }
 
-impl Way {
-    /// Takes the secret out of the settings.
-    pub(super) fn new(config: &mut Config) -> Self {
-        let has_secret = config.secret.is_some();
+impl<'c> Way<'c> {
+    /// Takes the secret apart from the connection.
+    pub(super) fn new(
+        config: &Config,
+        connection: &'c Connection,
+        secret: Option<AccessToken>,
+    ) -> Self {
+        let has_secret = secret.is_some();
         let hello = AgentHello {
-            agent: config.agent.clone(),
-            secret: config.secret.take(),
+            agent: connection.agent.clone(),
+            secret,
             instance: config.instance.clone(),
             run: Uuid::new_v4().to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
             is_check: true,
         };
         Self {
-            dialer: Dialer::new(config, &hello),
+            connection,
+            dialer: Dialer::new(config, &connection.server, &hello),
             has_secret,
         }
     }
 
     /// Goes it. Where the agent of this machine has tunnels, that there is no room for one more is no failure.
-    pub(super) async fn check(&self, config: &Config, is_connected: bool) -> Section {
-        let subject = format!("server {} as {}", config.server, config.agent);
+    pub(super) async fn check(&self, is_connected: bool) -> Section {
+        let Connection { server, agent, .. } = self.connection;
+        let subject = format!("server {server} as {agent}");
         let mut section = Section::new(subject, HOPS);
         match &self.dialer {
             Err(error) => drop(section.fail("tls", None, error)),
             Ok(dialer) => {
                 // What stopped it stands in the section.
-                drop(self.go(config, dialer, is_connected, &mut section).await);
+                drop(self.go(dialer, is_connected, &mut section).await);
             }
         }
         section.finish()
@@ -67,14 +74,14 @@ impl Way {
 
     async fn go(
         &self,
-        config: &Config,
         dialer: &Dialer,
         is_connected: bool,
         section: &mut Section,
     ) -> Result<(), Stop> {
+        let server = &self.connection.server;
         let connection = match dialer.proxy() {
-            Some(way) => through_proxy(config, way, dialer, section).await?,
-            None => directly(config, dialer, section).await?,
+            Some(way) => through_proxy(server, way, dialer, section).await?,
+            None => directly(server, dialer, section).await?,
         };
         let secured = dialer.in_time(dialer.secure(connection)).await;
         let secured = secured.map_err(|error| section.fail("tls", Some(error.code()), &error))?;
@@ -110,7 +117,7 @@ impl Way {
 }
 
 async fn directly(
-    config: &Config,
+    server: &ServerUrl,
     dialer: &Dialer,
     section: &mut Section,
 ) -> Result<Box<dyn Transport>, Stop> {
@@ -119,13 +126,13 @@ async fn directly(
     section.pass("dns", shown_addresses(&addresses));
     let connection = dialer.connect().await;
     let connection = connection.map_err(|error| section.fail("tcp", Some(error.code()), &error))?;
-    section.pass("tcp", config.server.host_and_port());
+    section.pass("tcp", server.host_and_port());
     section.pass("proxy", "none on the way");
     Ok(connection)
 }
 
 async fn through_proxy(
-    config: &Config,
+    server: &ServerUrl,
     way: &ProxyWay,
     dialer: &Dialer,
     section: &mut Section,
@@ -134,7 +141,7 @@ async fn through_proxy(
     let connection = dialer.connect().await;
     let connection =
         connection.map_err(|error| section.fail("proxy", Some(error.code()), &error))?;
-    let server = config.server.host_and_port();
+    let server = server.host_and_port();
     section.pass("proxy", format!("{} leads to {server}", way.proxy));
     Ok(connection)
 }

@@ -8,7 +8,7 @@ use clap::{Arg, ArgMatches, value_parser};
 
 use super::Surroundings;
 use crate::accept_file::AcceptFile;
-use crate::config::Reading;
+use crate::config::{Reading, Which, named_agent};
 use crate::rules::encoded_slash;
 
 /// Names the accept file.
@@ -59,17 +59,23 @@ impl Subject {
         arguments: &ArgMatches,
         surroundings: Surroundings<'_>,
     ) -> Result<Self, Exit> {
-        Self::load(Self::named(arguments)?, arguments, surroundings)
+        let which = named_agent(arguments).map_or(Which::Only, Which::Named);
+        Self::load(Self::named(arguments)?, arguments, surroundings, which)
     }
 
-    /// Reads the one at `path`; whatever is wrong with it is told at once.
+    /// Reads the one at `path` as that connection does; whatever is wrong with it is told at once.
     pub(super) fn load(
         path: &Path,
         arguments: &ArgMatches,
         surroundings: Surroundings<'_>,
+        which: Which<'_>,
     ) -> Result<Self, Exit> {
-        let reading = Reading::gather(arguments, surroundings.environment, surroundings.folder)
-            .map_err(Exit::usage)?;
+        let Surroundings {
+            environment,
+            folder,
+        } = surroundings;
+        let reading =
+            Reading::gather(arguments, environment, folder, which).map_err(Exit::usage)?;
         let file = AcceptFile::read(path).map_err(Exit::usage)?;
         let rules = file
             .parse(reading.rules.unknown_keys)

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use accept_rules::{DenyReason, Difference, KubernetesDifference, List, RuleIndex, RuleSet};
 use broker_process::exit::Exit;
+use broker_protocol::AgentName;
 use bytes::Bytes;
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, value_parser};
 use http::{HeaderMap, Method};
@@ -16,7 +17,7 @@ use super::accept::Subject;
 use super::judge::{Asked, Verdict, judge};
 use super::report::{self, Report, ShownRule};
 use crate::audit::{RecordedDecision, Wanted, last_decision};
-use crate::config::{Accept, accept_of, instance_arguments, status_target};
+use crate::config::{Accept, Which, accept_of, instance_arguments, named_agent, status_target};
 use crate::instance::AUDIT_LOG;
 use crate::status::row;
 
@@ -71,19 +72,13 @@ pub(super) struct Found {
 impl Found {
     /// Reads both.
     pub(super) fn of(arguments: &ArgMatches, surroundings: Surroundings<'_>) -> Result<Self, Exit> {
-        let accept = match Subject::named_if_any(arguments) {
-            Some(path) => Accept::File(path.to_owned()),
-            None => accept_of(arguments, surroundings.environment, surroundings.folder)
-                .map_err(Exit::usage)?,
-        };
-        let accept = match accept {
-            Accept::File(path) => Some(Subject::load(&path, arguments, surroundings)?),
-            Accept::DenyAll => None,
-        };
+        let agent = named_agent(arguments);
         let log = log_of(arguments, surroundings)?;
         let wanted = match arguments.get_one::<String>("request") {
             Some(id) => Wanted::Request(id),
-            None => Wanted::LastDenial,
+            None => Wanted::LastDenial {
+                agent: agent.map(AgentName::as_str),
+            },
         };
         let decision = last_decision(&log, wanted)
             .map_err(|error| Exit::usage(format!(
@@ -91,6 +86,21 @@ impl Found {
                 log.display()
             )))?
             .ok_or_else(|| not_found(&log, wanted))?;
+        let which = agent.map_or(Which::Recorded(&decision.agent), Which::Named);
+        let accept = match Subject::named_if_any(arguments) {
+            Some(path) => Accept::File(path.to_owned()),
+            None => accept_of(
+                arguments,
+                surroundings.environment,
+                surroundings.folder,
+                which,
+            )
+            .map_err(Exit::usage)?,
+        };
+        let accept = match accept {
+            Accept::File(path) => Some(Subject::load(&path, arguments, surroundings, which)?),
+            Accept::DenyAll => None,
+        };
         let list = decision.list.parse().unwrap_or(List::Private);
         Ok(Self {
             decision,
@@ -339,6 +349,9 @@ fn not_found(log: &Path, wanted: Wanted<'_>) -> Exit {
         Wanted::Request(id) => {
             format!("audit log {log}: no decision on the request {id:?} ({rotated})")
         }
-        Wanted::LastDenial => format!("audit log {log}: no request was denied ({rotated})"),
+        Wanted::LastDenial { agent } => {
+            let of_agent = agent.map_or(String::new(), |agent| format!(" to {agent}"));
+            format!("audit log {log}: no request{of_agent} was denied ({rotated})")
+        }
     })
 }

@@ -1,8 +1,9 @@
 //! What the board shows at one moment, as JSON and as text.
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use broker_protocol::AgentName;
 use serde::{Deserialize, Serialize};
 
 /// Longest kept text of a peer or an error, in characters.
@@ -16,10 +17,8 @@ pub struct StatusSnapshot {
     /// Which process this is.
     #[serde(flatten)]
     pub about: About,
-    /// Each tunnel, by place.
-    pub tunnels: Vec<Tunnel>,
-    /// The accept file in force.
-    pub accept: AcceptFile,
+    /// Each connection, as the settings order them.
+    pub connections: Vec<ConnectionStatus>,
     /// Where credentials come from that can change.
     pub credentials: Vec<CredentialSource>,
     /// The last denials, oldest first.
@@ -34,67 +33,73 @@ pub struct StatusSnapshot {
 impl fmt::Display for StatusSnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let About {
-            agent,
             instance,
             run_id,
             version,
         } = &self.about;
-        row(
-            f,
-            "agent",
-            &format!("{agent}  (instance {instance}, version {version}, run {run_id})"),
-        )?;
-        for (place, tunnel) in self.tunnels.iter().enumerate() {
-            row(
-                f,
-                &format!("tunnel {}", place + 1),
-                &self.tunnel_text(tunnel),
-            )?;
+        let text = format!("{instance}  (version {version}, run {run_id})");
+        row(f, "instance", &text)?;
+        for connection in &self.connections {
+            self.write_connection(f, connection)?;
+        }
+        self.write_process(f)?;
+        self.write_denials(f)
+    }
+}
+
+impl StatusSnapshot {
+    fn write_connection(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        connection: &ConnectionStatus,
+    ) -> fmt::Result {
+        if self.are_several() {
+            writeln!(f)?;
+        }
+        row(f, "agent", &connection.agent)?;
+        for (place, tunnel) in connection.tunnels.iter().enumerate() {
+            let text = self.tunnel_text(tunnel);
+            row(f, &format!("tunnel {}", place + 1), &text)?;
             if let Some(error) = &tunnel.last_error {
-                row(
-                    f,
-                    "",
-                    &format!(
-                        "last error {} ({}): {}",
-                        self.ago(&error.time),
-                        error.code,
-                        error.text
-                    ),
-                )?;
+                let ago = self.ago(&error.time);
+                let text = format!("last error {ago} ({}): {}", error.code, error.text);
+                row(f, "", &text)?;
             }
         }
+        self.write_accept(f, &connection.accept)
+    }
 
-        match &self.accept.path {
+    fn write_accept(&self, f: &mut fmt::Formatter<'_>, accept: &AcceptFile) -> fmt::Result {
+        match &accept.path {
             None => row(f, "accept file", "none: denies everything")?,
             Some(path) => {
                 row(f, "accept file", path)?;
-                let loaded = self.accept.loaded_at.as_deref().unwrap_or_default();
+                let loaded = accept.loaded_at.as_deref().unwrap_or_default();
                 let rules = format!(
                     "{} private and {} public rules, loaded {}",
-                    self.accept.private_rules,
-                    self.accept.public_rules,
+                    accept.private_rules,
+                    accept.public_rules,
                     self.ago(loaded)
                 );
                 row(f, "", &rules)?;
-                row(
-                    f,
-                    "",
-                    &format!(
-                        "sha256 {}",
-                        self.accept.sha256.as_deref().unwrap_or("unknown")
-                    ),
-                )?;
+                let sha256 = accept.sha256.as_deref().unwrap_or("unknown");
+                row(f, "", &format!("sha256 {sha256}"))?;
             }
         }
-        if let Some(refused) = &self.accept.refused {
-            let text = format!(
-                "the file as it is now is refused ({}): {}",
-                self.ago(&refused.time),
-                refused.text
-            );
-            row(f, "", &text)?;
+        match &accept.refused {
+            None => Ok(()),
+            Some(refused) => {
+                let (ago, why) = (self.ago(&refused.time), &refused.text);
+                let text = format!("the file as it is now is refused ({ago}): {why}");
+                row(f, "", &text)
+            }
         }
+    }
 
+    fn write_process(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.are_several() {
+            writeln!(f)?;
+        }
         for CredentialSource {
             source,
             since,
@@ -105,11 +110,9 @@ impl fmt::Display for StatusSnapshot {
             let since = format!("since {since} ({})", self.ago(since));
             let text = match failing {
                 None => format!("{source}, the same {since}"),
-                Some(why) => {
-                    format!(
-                        "{source} UNAVAILABLE {since}, requests that need it are refused: {why}"
-                    )
-                }
+                Some(why) => format!(
+                    "{source} UNAVAILABLE {since}, requests that need it are refused: {why}"
+                ),
             };
             row(f, "credential", &text)?;
             if let Some(error) = last_error {
@@ -121,80 +124,70 @@ impl fmt::Display for StatusSnapshot {
                 )?;
             }
         }
-        row(
-            f,
-            "audit log",
-            &format!("{}, last line {}", self.audit.log, self.audit.seq),
-        )?;
-        if let Some(failing) = &self.audit.failing {
-            let text = format!(
-                "CANNOT BE WRITTEN since {}, requests are refused: {}",
-                failing.time, failing.text
-            );
+        let AuditStatus { log, seq, failing } = &self.audit;
+        row(f, "audit log", &format!("{log}, last line {seq}"))?;
+        if let Some(Noted { time, text }) = failing {
+            let text = format!("CANNOT BE WRITTEN since {time}, requests are refused: {text}");
             row(f, "", &text)?;
         }
         for warning in &self.warnings {
             row(f, "warning", warning)?;
         }
+        Ok(())
+    }
 
+    fn write_denials(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.denials.is_empty() {
             return row(f, "denials", "none since the start");
         }
-        row(
-            f,
-            "denials",
-            &format!("the last {}, newest first", self.denials.len()),
-        )?;
-        let method_width = self
-            .denials
-            .iter()
-            .map(|denial| denial.method.len())
-            .max()
-            .unwrap_or(0);
+        let text = format!("the last {}, newest first", self.denials.len());
+        row(f, "denials", &text)?;
+        let width = |of: fn(&Denial) -> usize| self.denials.iter().map(of).max().unwrap_or(0);
+        let method_width = width(|denial| denial.method.len());
+        let agent_width = width(|denial| denial.agent.len());
         for denial in self.denials.iter().rev() {
             let Denial {
                 time,
+                agent,
                 request_id,
                 method,
                 path,
                 reason,
                 nearest,
             } = denial;
-            writeln!(
-                f,
-                "  {time}  {request_id}  {method:method_width$}  {path}  {reason}"
-            )?;
+            write!(f, "  {time}  {request_id}  ")?;
+            if self.are_several() {
+                write!(f, "{agent:agent_width$}  ")?;
+            }
+            writeln!(f, "{method:method_width$}  {path}  {reason}")?;
             if let Some(nearest) = nearest {
                 writeln!(f, "    nearest is {nearest}")?;
             }
         }
         Ok(())
     }
-}
 
-impl StatusSnapshot {
     fn tunnel_text(&self, tunnel: &Tunnel) -> String {
-        let mut text = format!("{}  ", tunnel.server);
-        let written = match &tunnel.state {
+        let state = match &tunnel.state {
             TunnelState::Dialling {
                 attempt,
                 next_attempt_at: None,
-            } => write!(text, "dialling, attempt {attempt}"),
+            } => format!("dialling, attempt {attempt}"),
             TunnelState::Dialling {
                 attempt,
                 next_attempt_at: Some(next),
-            } => write!(text, "not connected, {attempt} attempts, next at {next}"),
+            } => format!("not connected, {attempt} attempts, next at {next}"),
             TunnelState::Connected { since, node } => {
-                write!(
-                    text,
-                    "connected to node {node} since {since} ({})",
-                    self.ago(since)
-                )
+                let ago = self.ago(since);
+                format!("connected to node {node} since {since} ({ago})")
             }
-            TunnelState::Closed { since } => write!(text, "closed since {since}"),
+            TunnelState::Closed { since } => format!("closed since {since}"),
         };
-        debug_assert!(written.is_ok(), "a String takes everything");
-        text
+        format!("{}  {state}", tunnel.server)
+    }
+
+    fn are_several(&self) -> bool {
+        self.connections.len() > 1
     }
 
     /// How long before the snapshot `time` was, or `time` itself where that cannot be told.
@@ -216,14 +209,50 @@ impl StatusSnapshot {
 /// Which process this is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
-    /// The agent's name.
-    pub agent: String,
     /// The instance's name.
     pub instance: String,
     /// This process's id, new at each start.
     pub run_id: String,
     /// The program's version.
     pub version: String,
+}
+
+/// One agent of this process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionStatus {
+    /// The agent's name.
+    pub agent: String,
+    /// Each tunnel, by place.
+    pub tunnels: Vec<Tunnel>,
+    /// The accept file in force.
+    pub accept: AcceptFile,
+}
+
+impl ConnectionStatus {
+    /// One with so many tunnels to `server`, none of them up, and no rules yet.
+    #[must_use]
+    pub fn new(agent: &AgentName, server: &str, tunnels: u8) -> Self {
+        let tunnel = Tunnel {
+            server: server.to_owned(),
+            state: TunnelState::Dialling {
+                attempt: 0,
+                next_attempt_at: None,
+            },
+            last_error: None,
+        };
+        Self {
+            agent: agent.to_string(),
+            tunnels: vec![tunnel; tunnels.into()],
+            accept: AcceptFile::default(),
+        }
+    }
+
+    /// How many of its tunnels can take a request.
+    #[must_use]
+    pub fn connected_tunnels(&self) -> usize {
+        let is_up = |tunnel: &&Tunnel| matches!(tunnel.state, TunnelState::Connected { .. });
+        self.tunnels.iter().filter(is_up).count()
+    }
 }
 
 /// One of the places that the agent keeps filled with a tunnel.
@@ -354,6 +383,8 @@ impl CredentialSource {
 pub struct Denial {
     /// RFC 3339, UTC.
     pub time: String,
+    /// The agent that was asked for.
+    pub agent: String,
     /// The id under which the caller and the audit log know it.
     pub request_id: String,
     /// The method.

@@ -72,9 +72,12 @@ fn the_example_settings_load() {
     }
     let arguments = run_command().get_matches_from(["run", "--config", "agent.yaml"]);
     let config = Config::load(&arguments, [("", ""); 0].into(), &folder).unwrap();
-    assert_eq!(config.agent.as_str(), "sonarqube");
-    assert_eq!(config.accept, Accept::File(folder.join("accept.json")));
-    assert!(config.secret.is_some());
+    assert_eq!(config.connections[0].agent.as_str(), "sonarqube");
+    assert_eq!(
+        config.connections[0].accept,
+        Accept::File(folder.join("accept.json"))
+    );
+    assert!(config.connections[0].secret.is_some());
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
 }
 

@@ -68,14 +68,10 @@ impl SettingsFile {
         &self.folder
     }
 
-    /// The part under a dotted key of the table, in which `list[0]` is the first entry of a list.
+    /// The part under a dotted key of the table.
     pub(super) fn find<'f>(&'f self, key: &str, problems: &'f Problems) -> Option<Node<'f>> {
-        let value =
-            key.split('.')
-                .try_fold(&self.root, |value, step| match step.strip_suffix("[0]") {
-                    Some(step) => 0.index_into(step.index_into(value)?),
-                    None => step.index_into(value),
-                })?;
+        let mut steps = key.split('.');
+        let value = steps.try_fold(&self.root, |value, step| step.index_into(value))?;
         let node = Node {
             file: self,
             problems,
@@ -111,28 +107,17 @@ fn parse(text: &str) -> Result<Value, String> {
 fn refuse_unknown_under(node: &Node<'_>, settings: &[&str], sections: &[&str]) {
     for (key, child) in node.entries() {
         let path = child.path.as_str();
-        let list_prefix = format!("{path}[0].");
         let map_prefix = format!("{path}.");
         let known = || settings.iter().chain(sections);
         if settings.contains(&path) {
             let _ = child.text();
         } else if known().any(|known| known.starts_with(&map_prefix)) {
             refuse_unknown_under(&child, settings, sections);
-        } else if known().any(|known| known.starts_with(&list_prefix)) {
-            let entries = child.items();
-            if entries.len() > 1 {
-                child.problem(
-                    "several entries in one process are not supported yet (run one process for each)",
-                );
-            }
-            for entry in entries.iter().take(1) {
-                refuse_unknown_under(entry, settings, sections);
-            }
         } else if !sections.contains(&path) {
             let here = node.child_prefix();
             let names = known()
                 .filter_map(|known| known.strip_prefix(&here))
-                .filter_map(|rest| rest.split(['.', '[']).next());
+                .filter_map(|rest| rest.split('.').next());
             node.problem(unknown_key(&key, names));
         }
     }

@@ -260,9 +260,7 @@ mod tests {
     const PLAIN: Setting = Setting::new("tunnel.plain", "", "No TLS")
         .switch()
         .default("false");
-    const SERVER: Setting = Setting::new("connections[0].server", "URL", "Where to")
-        .flag("server")
-        .env(&["SERVER_URL"]);
+    const SERVER: Setting = Setting::new("server", "URL", "Where to").env(&["SERVER_URL"]);
     const CA: Setting = Setting::new("ca-cert", "FILE", "More roots").env(&["CA_CERT"]);
     const SECRET: Setting = Setting::secret("secret", "The secret").env(&["SECRET"]);
     const ORIGINS: Section = Section {
@@ -383,12 +381,8 @@ mod tests {
             [r#"broker.yaml: unknown key "tunel" (did you mean "tunnel"?)"#]
         );
         assert_eq!(
-            refused("connections: [{servr: x}]"),
-            [r#"broker.yaml: connections[0]: unknown key "servr" (did you mean "server"?)"#]
-        );
-        assert_eq!(
             refused("colour: red"),
-            [r#"broker.yaml: unknown key "colour" (known: ca-cert, connections, origins, tunnel)"#]
+            [r#"broker.yaml: unknown key "colour" (known: ca-cert, origins, server, tunnel)"#]
         );
     }
 
@@ -437,31 +431,6 @@ mod tests {
             found,
             ["broker.yaml: tunnel: expected a map, found a number"]
         );
-    }
-
-    #[test]
-    fn several_entries_where_one_is_read_are_refused() {
-        let found = problems(&[], [], "connections: [{server: a}, {server: b}]", |_| ());
-        assert!(
-            found[0].starts_with("broker.yaml: connections: several entries"),
-            "{found:?}"
-        );
-    }
-
-    #[test]
-    fn the_first_entry_of_a_list_holds_settings() {
-        let none = problems(&[], [], "connections: [{server: a}]", |s| {
-            assert_eq!(
-                s.optional(&SERVER, |t| Ok::<_, String>(t.to_owned()))
-                    .unwrap(),
-                "a"
-            );
-            assert_eq!(
-                s.place(&SERVER).unwrap(),
-                "broker.yaml: connections[0].server"
-            );
-        });
-        assert!(none.is_empty(), "{none:?}");
     }
 
     #[test]
