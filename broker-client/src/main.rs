@@ -12,16 +12,21 @@ use broker_client::doctor;
 use broker_client::rules_command;
 use broker_process::bind::bind;
 use broker_process::exit::{self, Exit};
+use broker_process::hardening;
 use broker_process::logging;
 use broker_process::settings::{self, Environment};
 use broker_process::signals::{Hangup, Shutdown};
 use broker_process::threads;
+use broker_protocol::TokenKind;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use tokio::runtime;
 
 const PROGRAM: &str = "broker-client";
 
 fn main() -> ExitCode {
+    if let Err(exit) = hardening::begin(&TokenKind::ALL.map(TokenKind::prefix)) {
+        return exit::finish(PROGRAM, Err(exit));
+    }
     let matches = match command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return exit::after_arguments(&error),

@@ -4,12 +4,16 @@ use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ErrorKind};
 use serde::Serialize;
 
 /// Bad usage or configuration; nothing was started and no port was opened. The number is `EX_USAGE` of sysexits.h.
 const USAGE: u8 = 64;
 /// Everything else that goes wrong.
 const FAILURE: u8 = 1;
+
+/// What names of flags hold that people give secrets to by habit.
+const SECRET_WORDS: [&str; 4] = ["secret", "token", "password", "proxy"];
 
 /// Why a process ends before its work is done.
 #[derive(Debug)]
@@ -82,6 +86,15 @@ pub fn finish(program: &str, outcome: Result<(), Exit>) -> ExitCode {
 pub fn after_arguments(error: &clap::Error) -> ExitCode {
     // As above.
     let _ = error.print();
+    let argument = error.get(ContextKind::InvalidArg).map(ToString::to_string);
+    let argument = argument.unwrap_or_default();
+    if error.kind() == ErrorKind::UnknownArgument
+        && SECRET_WORDS.iter().any(|word| argument.contains(word))
+    {
+        let hint = "what is secret, or may hold a secret, has no flag, since every user of this machine can read its command \
+                    lines: put it into a file or a variable";
+        let _ = writeln!(io::stderr(), "\n{hint}");
+    }
     if error.use_stderr() {
         ExitCode::from(USAGE)
     } else {

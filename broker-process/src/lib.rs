@@ -27,6 +27,7 @@
 pub mod bind;
 pub mod certificate_name;
 pub mod exit;
+pub mod hardening;
 pub mod listener;
 pub mod logging;
 pub mod settings;

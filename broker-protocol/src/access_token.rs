@@ -27,6 +27,9 @@ pub enum TokenKind {
 }
 
 impl TokenKind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Agent, Self::Caller];
+
     /// What a token of this kind begins with.
     #[must_use]
     pub const fn prefix(self) -> &'static str {
@@ -115,7 +118,7 @@ impl AccessToken {
     /// If it is not a token.
     pub fn parse_any(text: &str) -> Result<Self, AccessTokenError> {
         let text = text.trim();
-        let kind = [TokenKind::Agent, TokenKind::Caller]
+        let kind = TokenKind::ALL
             .into_iter()
             .find(|kind| text.starts_with(kind.prefix()))
             .ok_or(AccessTokenError::Shape)?;
@@ -254,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_generated_token_reads_back_and_matches_its_digest() {
-        for kind in [TokenKind::Agent, TokenKind::Caller] {
+        for kind in TokenKind::ALL {
             let token = AccessToken::generate(kind);
             let read = AccessToken::parse(kind, &format!("{}\n", token.expose())).unwrap();
             assert_eq!(read.id(), token.id());

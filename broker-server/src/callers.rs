@@ -177,7 +177,7 @@ impl Callers {
 /// Whether a text that would travel on holds something like one of our secrets, percent-encoded or not.
 pub(crate) fn mentions_broker_secret(text: &[u8]) -> bool {
     let mentions = |text: &[u8]| {
-        [TokenKind::Agent, TokenKind::Caller].iter().any(|kind| {
+        TokenKind::ALL.iter().any(|kind| {
             let prefix = kind.prefix().as_bytes();
             text.windows(prefix.len())
                 .any(|window| window.eq_ignore_ascii_case(prefix))

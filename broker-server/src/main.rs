@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use broker_process::bind::bind;
 use broker_process::exit::{self, Exit};
+use broker_process::hardening;
 use broker_process::logging;
 use broker_process::settings::{self, Environment};
 use broker_process::signals::Shutdown;
@@ -23,6 +24,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 const PROGRAM: &str = "broker-server";
 
 fn main() -> ExitCode {
+    if let Err(exit) = hardening::begin(&TokenKind::ALL.map(TokenKind::prefix)) {
+        return exit::finish(PROGRAM, Err(exit));
+    }
     let matches = match command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return exit::after_arguments(&error),

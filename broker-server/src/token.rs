@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn the_digest_is_that_of_the_secret() {
-        for kind in [TokenKind::Agent, TokenKind::Caller] {
+        for kind in TokenKind::ALL {
             let text = written(kind, TokenFormat::Text);
             let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
             let token = AccessToken::parse(kind, lines[0]).unwrap();

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use zeroize::Zeroizing;
+
 /// The variables that the process was started with.
 ///
-/// They can hold credentials, so `Debug` shows how many there are and no more.
+/// They can hold credentials, so `Debug` shows how many there are and no more, and they are wiped on drop.
 #[derive(Clone, Default)]
 pub struct Environment {
-    values: BTreeMap<String, String>,
+    values: BTreeMap<String, Zeroizing<String>>,
     not_utf8: BTreeSet<String>,
 }
 
@@ -20,7 +22,7 @@ impl Environment {
         for (name, value) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
             match value.into_string() {
-                Ok(value) => drop(environment.values.insert(name, value)),
+                Ok(value) => drop(environment.values.insert(name, value.into())),
                 Err(_) => drop(environment.not_utf8.insert(name)),
             }
         }
@@ -38,7 +40,7 @@ impl Environment {
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         self.not_utf8.remove(name);
-        self.values.insert(name.to_owned(), value.to_owned());
+        self.values.insert(name.to_owned(), value.to_owned().into());
         self
     }
 
@@ -60,7 +62,7 @@ impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Environment {
         Self {
             values: variables
                 .into_iter()
-                .map(|(name, value)| (name.into(), value.into()))
+                .map(|(name, value)| (name.into(), Zeroizing::new(value.into())))
                 .collect(),
             not_utf8: BTreeSet::new(),
         }
