@@ -30,7 +30,9 @@ pub use crate::proxy::{Exceptions, Proxies, Proxy, ProxyChoice, ProxyUrlError};
 pub use commands::CommandSettings;
 pub(crate) use connection::Which;
 pub use connection::{Accept, Connection};
-pub use origins::{EncodedSlash, OriginSettings, Origins, Timeouts};
+pub use origins::{
+    EncodedSlash, OriginSettings, OriginTlsSettings, OriginTrust, Origins, Timeouts,
+};
 pub use rule_settings::{ExplainToCallers, Explaining, MissingVariables, RuleSettings};
 pub(crate) use server_url::default_port;
 pub use server_url::{ServerUrl, ServerUrlError};
@@ -41,6 +43,7 @@ use commands::commands;
 use connection::{Stated, connections};
 use networks::{authorities, networks, proxies, proxy_choice};
 use origins::timeouts;
+pub(crate) use origins::unverified;
 use rule_settings::rule_settings;
 use tunnel::tunnel;
 
@@ -229,6 +232,7 @@ impl Config {
 
         settings.finish()?;
         warnings.extend(unencrypted(&connections));
+        warnings.extend(connections.iter().flat_map(|it| unverified(&it.origins)));
         Ok(Self {
             connections,
             rules,
@@ -261,6 +265,7 @@ impl Config {
             encoded_slash: EncodedSlash::default(),
             timeouts: self.timeouts,
             proxy: ProxyChoice::default(),
+            tls: None,
         })
     }
 

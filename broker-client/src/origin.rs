@@ -1,9 +1,10 @@
 //! HTTP towards origins. What is sent is a [`Recorded<Allowed>`], byte for byte as it was judged.
 
 mod connector;
+mod tls;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use accept_rules::{Allowed, Origin};
@@ -27,8 +28,9 @@ use crate::credential::{CredentialVersion, Unavailable};
 use crate::proxy::{Proxy, ProxyError, ProxyWay};
 use crate::rules::Route;
 use crate::upload::UploadBody;
-use connector::{Connector, KEEP_ALIVE, KEEP_ALIVE_ANSWER, Past};
+use connector::{Connector, Handshake, KEEP_ALIVE, KEEP_ALIVE_ANSWER, Past};
 pub(crate) use connector::{Steps, prepare_socket as prepare_origin_socket};
+pub(crate) use tls::{OriginTls, TLS_POLICY, keep as keep_tls};
 
 /// Idle connections are closed well before origins close them: nginx does after 75 s, others after 20.
 const IDLE: Duration = Duration::from_secs(15);
@@ -75,13 +77,65 @@ impl OriginError {
     }
 }
 
+/// TLS towards an origin.
+pub(crate) enum Tls {
+    /// As for all that have no settings of their own.
+    Usual(Arc<rustls::ClientConfig>),
+    Own(Arc<OriginTls>),
+}
+
 /// One origin's HTTP client: its own connections, shared by all rules that name it.
 #[derive(Clone)]
 pub(crate) struct OriginClient {
-    http: Client<Connector, UploadBody>,
+    http: Http,
     steps: Steps,
     /// The proxy that reads the requests, where one does.
     reader: Option<Proxy>,
+}
+
+/// Its connections.
+#[derive(Clone)]
+enum Http {
+    /// Nothing about them changes.
+    Same(Arc<HttpClient>),
+    Renewed(Arc<RenewedHttp>),
+}
+
+type HttpClient = Client<Connector, UploadBody>;
+
+/// Connections by the TLS that is in use now: a change of certificates must not leave requests on connections that
+/// were made by the old ones.
+struct RenewedHttp {
+    tls: Arc<OriginTls>,
+    connector: Box<dyn Fn(Option<Handshake>) -> Connector + Send + Sync>,
+    /// By the version of `tls`.
+    client: Mutex<(u64, Arc<HttpClient>)>,
+}
+
+impl RenewedHttp {
+    fn new(
+        tls: Arc<OriginTls>,
+        connector: impl Fn(Option<Handshake>) -> Connector + Send + Sync + 'static,
+    ) -> Self {
+        let (version, handshake) = tls.now();
+        let client = settings().build(connector(Some(handshake)));
+        Self {
+            tls,
+            connector: Box::new(connector),
+            client: Mutex::new((version, Arc::new(client))),
+        }
+    }
+
+    /// What is in flight by the client before ends there.
+    fn now(&self) -> Arc<HttpClient> {
+        let (version, handshake) = self.tls.now();
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if client.0 < version {
+            let connector = (self.connector)(Some(handshake));
+            *client = (version, Arc::new(settings().build(connector)));
+        }
+        Arc::clone(&client.1)
+    }
 }
 
 impl OriginClient {
@@ -89,18 +143,47 @@ impl OriginClient {
     /// as every HTTP client does it and as proxies expect it (RFC 9112 §3.2.2); most refuse CONNECT to such ports. The
     /// target's bytes are the judged ones there too.
     pub(crate) fn new(
-        tls: Option<Arc<rustls::ClientConfig>>,
+        tls: Option<Tls>,
         proxy: Option<ProxyWay>,
         addresses: AddressPolicy,
         connect_timeout: Duration,
     ) -> Self {
         let reader = proxy.as_ref().filter(|_| tls.is_none());
         let reader = reader.map(|way| way.proxy.clone());
-        let connector = Connector::new(tls, proxy, addresses, connect_timeout);
+        let connector = move |tls: Option<Handshake>| {
+            Connector::new(tls, proxy.clone(), addresses.clone(), connect_timeout)
+        };
+        let (handshake, own) = match tls {
+            None => (None, None),
+            Some(Tls::Usual(config)) => (Some(config.into()), None),
+            Some(Tls::Own(tls)) => (Some(tls.now().1), Some(tls)),
+        };
+        let first = connector(handshake);
+        let steps = first.steps().clone();
+        let http = match own {
+            None => Http::Same(Arc::new(settings().build(first))),
+            Some(tls) => Http::Renewed(Arc::new(RenewedHttp::new(tls, connector))),
+        };
         Self {
+            http,
+            steps,
             reader,
-            steps: connector.steps().clone(),
-            http: settings().build(connector),
+        }
+    }
+
+    /// Whether connections of both begin with the same certificates.
+    pub(crate) fn has_same_tls(&self, other: &Self) -> bool {
+        match (&self.http, &other.http) {
+            (Http::Same(_), Http::Same(_)) => true,
+            (Http::Renewed(one), Http::Renewed(other)) => Arc::ptr_eq(&one.tls, &other.tls),
+            (Http::Same(_), Http::Renewed(_)) | (Http::Renewed(_), Http::Same(_)) => false,
+        }
+    }
+
+    fn http(&self) -> Arc<HttpClient> {
+        match &self.http {
+            Http::Same(client) => Arc::clone(client),
+            Http::Renewed(http) => http.now(),
         }
     }
 
@@ -117,7 +200,7 @@ impl OriginClient {
             proxy.inject(request.headers_mut());
         }
         let connection = capture_connection(&mut request);
-        let answer = self.http.request(request).await?;
+        let answer = self.http().request(request).await?;
         let past = answer.extensions().get::<Past>();
         if past.is_some_and(|past| past.age() + IDLE >= MAX_AGE)
             && let Some(connected) = connection.connection_metadata().as_ref()

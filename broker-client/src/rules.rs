@@ -8,23 +8,19 @@ use std::time::Duration;
 
 use accept_rules::{EncodedSlash, List, Origin, Rule, RuleIndex, RuleSet, split_userinfo};
 use broker_process::settings::nearest;
-use broker_process::tls::{self, ClientRoots, PostQuantum, TlsMin, TlsPolicy};
+use broker_process::tls::{self, ClientRoots};
 use broker_protocol::hop::{self, Kept};
 use http::HeaderName;
 use http::uri::{Authority, Scheme};
 
 use crate::accept_file::AcceptFile;
 use crate::address_policy::{is_shortened_address, literal};
-use crate::config::{self, Accept, Config, Connection, MissingVariables, Origins, Timeouts};
-use crate::credential::{Credential, CredentialError, Sources};
-use crate::origin::{OriginClient, prepare_origin_socket};
-use crate::proxy::{Proxy, ProxyWay};
-
-/// Origins may be old; the tunnel may not.
-const ORIGIN_TLS: TlsPolicy = TlsPolicy {
-    min: TlsMin::V1_2,
-    post_quantum: PostQuantum::On,
+use crate::config::{
+    self, Accept, Config, Connection, MissingVariables, OriginTlsSettings, Origins, Timeouts,
 };
+use crate::credential::{Credential, CredentialError, Sources};
+use crate::origin::{OriginClient, OriginTls, TLS_POLICY, Tls, prepare_origin_socket};
+use crate::proxy::{Proxy, ProxyWay};
 
 /// Everything that is wrong with the accept file, or with what it refers to.
 #[derive(Debug, PartialEq, Eq)]
@@ -258,6 +254,7 @@ impl Rules {
                 known.origin.scheme() == route.origin.scheme()
                     && known.origin.authority() == route.origin.authority()
                     && proxy(known.client) == proxy(&route.client)
+                    && known.client.has_same_tls(&route.client)
             });
             match known {
                 Some(known) => known.rules.push(index),
@@ -322,11 +319,22 @@ fn origin_key<'o>(origins: &'o Origins, origin: &str) -> Option<&'o String> {
     origins.keys().find(|key| *split_userinfo(key).1 == *origin)
 }
 
-/// HTTP towards origins: one client for each origin, proxy and connect time-out.
+/// What requests of one client have in common.
+#[derive(PartialEq, Eq, Hash)]
+struct ClientKey {
+    scheme: Scheme,
+    authority: Authority,
+    proxy: Option<Proxy>,
+    /// Connections by one certificate carry no requests that are to be made by another.
+    tls: Option<OriginTlsSettings>,
+    connect: Duration,
+}
+
+/// HTTP towards origins: one client for each key.
 #[derive(Default)]
 struct Clients {
     tls: Option<Arc<rustls::ClientConfig>>,
-    by_origin: HashMap<(Scheme, Authority, Option<Proxy>, Duration), OriginClient>,
+    by_origin: HashMap<ClientKey, OriginClient>,
 }
 
 /// Why it cannot be said where a rule leads.
@@ -434,7 +442,7 @@ impl<'r> Resolver<'r> {
             forwarded: self.config.keep_forwarded,
         };
         let proxy = self.config.origin_proxy(&settings, &origin);
-        let client = self.client(&origin, proxy, timeouts)?;
+        let client = self.client(&origin, proxy, settings.tls.as_ref(), timeouts)?;
         Ok(Route {
             origin,
             credential,
@@ -448,14 +456,16 @@ impl<'r> Resolver<'r> {
         &mut self,
         origin: &Origin,
         proxy: Option<&Proxy>,
+        tls: Option<&OriginTlsSettings>,
         timeouts: Timeouts,
     ) -> Result<OriginClient, String> {
-        let key = (
-            origin.scheme().clone(),
-            origin.authority().clone(),
-            proxy.cloned(),
-            timeouts.connect,
-        );
+        let key = ClientKey {
+            scheme: origin.scheme().clone(),
+            authority: origin.authority().clone(),
+            proxy: proxy.cloned(),
+            tls: tls.cloned(),
+            connect: timeouts.connect,
+        };
         if let Some(client) = self.clients.by_origin.get(&key) {
             return Ok(client.clone());
         }
@@ -464,8 +474,12 @@ impl<'r> Resolver<'r> {
         let client = match known.next() {
             Some(client) => client.clone(),
             None => {
-                let is_tls = *origin.scheme() == Scheme::HTTPS;
-                let tls = is_tls.then(|| self.tls()).transpose()?;
+                let tls = match (*origin.scheme() == Scheme::HTTPS, tls) {
+                    (true, None) => Some(Tls::Usual(self.tls()?)),
+                    (true, Some(settings)) => Some(Tls::Own(self.own_tls(settings)?)),
+                    (false, None) => None,
+                    (false, Some(_)) => return Err(NO_TLS.to_owned()),
+                };
                 let way = proxy.map(|proxy| self.way_through(proxy)).transpose()?;
                 OriginClient::new(
                     tls,
@@ -499,17 +513,25 @@ impl<'r> Resolver<'r> {
             .map_err(|error| error.to_string())
     }
 
+    fn own_tls(&self, settings: &OriginTlsSettings) -> Result<Arc<OriginTls>, String> {
+        let usual = self.config.origin_authorities();
+        let tls = self.sources.origin_tls(settings, usual);
+        tls.map_err(|error| error.to_string())
+    }
+
     fn tls(&mut self) -> Result<Arc<rustls::ClientConfig>, String> {
         if let Some(tls) = &self.clients.tls {
             return Ok(Arc::clone(tls));
         }
         let authorities = self.config.origin_authorities();
         let roots = ClientRoots::load(&authorities).map_err(|error| error.to_string())?;
-        let tls = tls::client_config(&roots, ORIGIN_TLS, &[]).map_err(|error| error.to_string())?;
+        let tls = tls::client_config(&roots, TLS_POLICY, &[]).map_err(|error| error.to_string())?;
         self.clients.tls = Some(Arc::clone(&tls));
         Ok(tls)
     }
 }
+
+const NO_TLS: &str = "the settings have \"tls\" for its origin, which is http:// (write https://, or take \"tls\" out)";
 
 /// As the rule has them, or else as the settings have them for its origin.
 fn timeouts(settings: Timeouts, rule: &Rule) -> Timeouts {

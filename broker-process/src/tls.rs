@@ -9,17 +9,23 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WantsClientCert, verify_server_cert_signed_by_trust_anchor};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature,
+    verify_tls13_signature,
+};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{
     NoClientAuth, NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier,
 };
 use rustls::{
-    CertificateError, ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, RootCertStore,
+    ServerConfig, SignatureScheme, SupportedProtocolVersion,
 };
 use rustls_pki_types::pem::{self, PemObject as _};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use zeroize::Zeroizing;
 
 use crate::settings::shown;
 
@@ -167,26 +173,14 @@ impl ServerTls {
         alpn: &[&[u8]],
     ) -> Result<Self, TlsError> {
         let chain = read_certificates(certificate)?;
-        let warnings = chain
-            .iter()
-            .filter_map(|der| validity_warning(certificate, der))
-            .collect();
+        let warnings = validity_warnings(certificate, &chain);
         let key_der = read_key(key)?;
         let mut config = ServerConfig::builder_with_provider(policy.provider())
             .with_protocol_versions(policy.versions())
             .map_err(TlsError::Setup)?
             .with_client_cert_verifier(client_verifier(clients, policy)?)
             .with_single_cert(chain, key_der)
-            .map_err(|error| match error {
-                rustls::Error::InconsistentKeys(_) => TlsError::KeyMismatch {
-                    certificate: certificate.to_owned(),
-                    key: key.to_owned(),
-                },
-                rustls::Error::InvalidCertificate(error) => {
-                    content(certificate, format!("not a usable certificate: {error}"))
-                }
-                error => content(key, format!("not a usable private key: {error}")),
-            })?;
+            .map_err(|error| not_a_pair(certificate, key, error))?;
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         if clients.is_some() {
             // A resumed session would prove a certificate again after its end, since it is not verified again.
@@ -260,6 +254,65 @@ impl ClientRoots {
             store: Arc::new(store),
         })
     }
+
+    /// Those in a PEM file, and nobody else.
+    ///
+    /// # Errors
+    /// If it cannot be read or holds no usable certificate.
+    pub fn only(path: &Path) -> Result<Self, TlsError> {
+        let mut store = RootCertStore::empty();
+        add_certificates(&mut store, path)?;
+        Ok(Self {
+            store: Arc::new(store),
+        })
+    }
+}
+
+/// Whether a server must prove who it is.
+#[derive(Debug, Clone)]
+pub enum ServerTrust {
+    /// By a certificate that one of these vouches for.
+    Verified(ClientRoots),
+    /// No: whoever answers is believed, and so is whoever sits on the way.
+    Unverified,
+}
+
+/// A client's side of TLS, with a certificate to show where it has one.
+#[derive(Debug, Clone)]
+pub struct ClientTls {
+    /// What rustls needs.
+    pub config: Arc<ClientConfig>,
+    /// What an operator should know, such as a certificate that ends soon.
+    pub warnings: Vec<String>,
+}
+
+impl ClientTls {
+    /// Reads the certificate chain and the key of `identity`, in PEM, if there is one.
+    ///
+    /// # Errors
+    /// If a file cannot be read, does not hold what it should, or the two do not belong together.
+    pub fn load(
+        trust: &ServerTrust,
+        identity: Option<(&Path, &Path)>,
+        policy: TlsPolicy,
+    ) -> Result<Self, TlsError> {
+        let builder = client_builder(trust, policy)?;
+        let Some((certificate, key)) = identity else {
+            return Ok(Self {
+                config: Arc::new(builder.with_no_client_auth()),
+                warnings: Vec::new(),
+            });
+        };
+        let chain = read_certificates(certificate)?;
+        let warnings = validity_warnings(certificate, &chain);
+        let config = builder
+            .with_client_auth_cert(chain, read_key(key)?)
+            .map_err(|error| not_a_pair(certificate, key, error))?;
+        Ok(Self {
+            config: Arc::new(config),
+            warnings,
+        })
+    }
 }
 
 /// A client's side of TLS: whom it trusts, how strong, and `alpn` in order of preference.
@@ -271,13 +324,84 @@ pub fn client_config(
     policy: TlsPolicy,
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let mut config = ClientConfig::builder_with_provider(policy.provider())
-        .with_protocol_versions(policy.versions())
-        .map_err(TlsError::Setup)?
-        .with_root_certificates(Arc::clone(&roots.store))
-        .with_no_client_auth();
+    let trust = ServerTrust::Verified(roots.clone());
+    let mut config = client_builder(&trust, policy)?.with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     Ok(Arc::new(config))
+}
+
+fn client_builder(
+    trust: &ServerTrust,
+    policy: TlsPolicy,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsError> {
+    let provider = policy.provider();
+    let algorithms = provider.signature_verification_algorithms;
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(policy.versions())
+        .map_err(TlsError::Setup)?;
+    Ok(match trust {
+        ServerTrust::Verified(roots) => builder.with_root_certificates(Arc::clone(&roots.store)),
+        ServerTrust::Unverified => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody(algorithms))),
+    })
+}
+
+/// Believes every certificate; that the peer holds its key is checked all the same.
+#[derive(Debug)]
+struct Anybody(WebPkiSupportedAlgorithms);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_schemes()
+    }
+}
+
+fn not_a_pair(certificate: &Path, key: &Path, error: rustls::Error) -> TlsError {
+    match error {
+        rustls::Error::InconsistentKeys(_) => TlsError::KeyMismatch {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+        },
+        rustls::Error::InvalidCertificate(error) => {
+            content(certificate, format!("not a usable certificate: {error}"))
+        }
+        error => content(key, format!("not a usable private key: {error}")),
+    }
+}
+
+fn validity_warnings(path: &Path, chain: &[CertificateDer<'_>]) -> Vec<String> {
+    let warnings = chain.iter().filter_map(|der| validity_warning(path, der));
+    warnings.collect()
 }
 
 fn add_certificates(store: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {
@@ -336,7 +460,7 @@ pub fn ends(der: &CertificateDer<'_>) -> Option<SystemTime> {
 }
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let bytes = read(path)?;
+    let bytes = Zeroizing::new(read(path)?);
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| {
         content(
             path,

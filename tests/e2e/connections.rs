@@ -164,7 +164,8 @@ async fn a_refused_secret_of_one_leaves_the_other_ready() {
     })
     .await;
     let is_so = |now: &StatusSnapshot| {
-        error_code(&now.connections[1]) == "not-admitted" && now.connections[0].connected_tunnels() == 2
+        error_code(&now.connections[1]) == "not-admitted"
+            && now.connections[0].connected_tunnels() == 2
     };
     tools
         .until("one is refused and the other is up", is_so)

@@ -22,6 +22,7 @@ mod kubernetes_rules;
 mod lifecycle;
 mod lint;
 mod networks;
+mod origin_tls;
 mod process;
 mod promises;
 mod real_programs;

@@ -1,9 +1,12 @@
 //! What holds for origins: for all, and for single ones.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use broker_process::settings::{Node, Settings, positive_duration, shown};
+use accept_rules::split_userinfo;
+use broker_process::settings::{Node, Settings, boolean, positive_duration, shown};
+use rustls_pki_types::ServerName;
 
 use super::{ProxyChoice, table};
 
@@ -19,6 +22,30 @@ pub struct OriginSettings {
     pub timeouts: Timeouts,
     /// The proxy on the way.
     pub proxy: ProxyChoice,
+    /// TLS, where it is not as for all others.
+    pub tls: Option<OriginTlsSettings>,
+}
+
+/// TLS towards one origin.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OriginTlsSettings {
+    /// The certificate chain to show, and its key, PEM files.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// Who vouches for the origin.
+    pub trust: OriginTrust,
+    /// The name in the origin's certificate, where it is not the origin's own.
+    pub server_name: Option<String>,
+}
+
+/// Who vouches for an origin.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OriginTrust {
+    /// Whoever does for the others.
+    Usual,
+    /// The authorities in this PEM file alone.
+    Only(PathBuf),
+    /// Nobody needs to.
+    Nobody,
 }
 
 /// What `%2F` in a path means to an origin.
@@ -57,6 +84,7 @@ pub(super) fn origins_at(node: &Node<'_>, timeouts: Timeouts) -> Origins {
             "first-byte-timeout",
             "idle-timeout",
             "proxy",
+            "tls",
         ]);
         let time = |name: &str| fields.get(name)?.read(positive_duration);
         let settings = OriginSettings {
@@ -73,10 +101,86 @@ pub(super) fn origins_at(node: &Node<'_>, timeouts: Timeouts) -> Origins {
                 .get("proxy")
                 .and_then(|node| node.read(str::parse))
                 .unwrap_or_default(),
+            tls: fields.get("tls").and_then(tls),
         };
         origins.insert(origin, settings);
     }
     origins
+}
+
+/// For the operator, at each start, of each origin that need not prove who it is.
+pub(crate) fn unverified(origins: &Origins) -> impl Iterator<Item = String> {
+    let unverified = origins
+        .iter()
+        .filter(|(_, settings)| settings.is_unverified());
+    unverified.map(|(origin, _)| {
+        let (_, origin) = split_userinfo(origin);
+        format!(
+            "origins.{origin:?}.tls.insecure-skip-verify is on: whoever sits on the way to this origin can read and \
+             change what is asked and answered, its credential included"
+        )
+    })
+}
+
+impl OriginSettings {
+    /// Whether it need not prove who it is.
+    pub(crate) fn is_unverified(&self) -> bool {
+        matches!(&self.tls, Some(tls) if tls.trust == OriginTrust::Nobody)
+    }
+}
+
+fn tls(node: &Node<'_>) -> Option<OriginTlsSettings> {
+    let fields = node.fields(&[
+        "client-cert",
+        "client-key",
+        "ca-cert",
+        "server-name",
+        "insecure-skip-verify",
+    ]);
+    let path = |name| fields.get(name).and_then(Node::path);
+    let identity = match (path("client-cert"), path("client-key")) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) => {
+            node.problem("client-cert without its client-key (give both files)");
+            return None;
+        }
+        (None, Some(_)) => {
+            node.problem("client-key without its client-cert (give both files)");
+            return None;
+        }
+    };
+    let skips = fields
+        .get("insecure-skip-verify")
+        .and_then(|node| node.read(boolean));
+    let trust = match (path("ca-cert"), skips.unwrap_or(false)) {
+        (Some(_), true) => {
+            node.problem("ca-cert and insecure-skip-verify contradict each other (keep ca-cert)");
+            return None;
+        }
+        (Some(file), false) => OriginTrust::Only(file),
+        (None, true) => OriginTrust::Nobody,
+        (None, false) => OriginTrust::Usual,
+    };
+    let server_name = match fields.get("server-name") {
+        Some(node) => Some(node.read(server_name)?),
+        None => None,
+    };
+    Some(OriginTlsSettings {
+        identity,
+        trust,
+        server_name,
+    })
+}
+
+fn server_name(text: &str) -> Result<String, String> {
+    match ServerName::try_from(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(format!(
+            "{} is no DNS name and no address (write jenkins.corp)",
+            shown(text)
+        )),
+    }
 }
 
 pub(super) fn timeouts(settings: &Settings<'_>) -> Timeouts {

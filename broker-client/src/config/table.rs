@@ -133,14 +133,23 @@ pub(super) const ORIGINS: Section = Section {
     key: "origins",
     help: "what holds for one origin alone; the key is the origin as the rule writes it, unexpanded. \
            `encoded-slash: refuse` refuses `%2F` in paths, for servers that route on the decoded path. \
-           `proxy` is its proxy's URL, or `none`",
+           `proxy` is its proxy's URL, or `none`. \
+           `tls` is for an https:// origin: the certificate to show there with its key (PEM files, taken up anew when \
+           they change), the authorities that alone vouch for it, the name in its certificate where it is another one, \
+           and `insecure-skip-verify: true`, which believes whoever answers. Rules with different certificates for one \
+           origin write the origin differently, such as with a variable",
     example: r#"origins:
   "${CLUSTER_ENDPOINT}":
     encoded-slash: refuse       # or data, the default
     connect-timeout: 5s
     first-byte-timeout: 60s
     idle-timeout: 5m
-    proxy: none"#,
+    proxy: none
+    tls:
+      client-cert: client.pem
+      client-key: client.key
+      ca-cert: cluster-ca.pem
+      server-name: kubernetes.default.svc"#,
 };
 
 /// Proxies have no flags: their URLs can hold passwords, and a command line is readable by every user of the machine.

@@ -512,6 +512,22 @@ fn what_is_wrong_in_the_file_is_named_with_its_path() {
             "origins: {sonar: {idle-timeout: 30}}",
             r#"broker.yaml: origins.sonar.idle-timeout: "30" is not a length of time"#,
         ),
+        (
+            "origins: {sonar: {tls: {client-cert: a.pem}}}",
+            "broker.yaml: origins.sonar.tls: client-cert without its client-key (give both files)",
+        ),
+        (
+            "origins: {sonar: {tls: {client-key: a.key}}}",
+            "broker.yaml: origins.sonar.tls: client-key without its client-cert (give both files)",
+        ),
+        (
+            "origins: {sonar: {tls: {ca-cert: a.pem, insecure-skip-verify: true}}}",
+            "broker.yaml: origins.sonar.tls: ca-cert and insecure-skip-verify contradict each other (keep ca-cert)",
+        ),
+        (
+            "origins: {sonar: {tls: {server-name: 'a b'}}}",
+            r#"broker.yaml: origins.sonar.tls.server-name: "a b" is no DNS name and no address (write jenkins.corp)"#,
+        ),
     ] {
         folder.write("broker.yaml", yaml);
         assert_refused(folder.load(&["--config", "broker.yaml"], &BASE), expected);

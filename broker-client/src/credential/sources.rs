@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use accept_rules::{MissingVariable, Source};
 use broker_process::settings::{Environment, nearest};
+use broker_process::tls::TlsError;
 use tokio_util::sync::CancellationToken;
 
 use super::command::CommandSource;
@@ -14,7 +15,8 @@ use super::file::{self, FileSource};
 use super::pool::Pool;
 use super::renewed::{self, Fetch, Household, Renewed};
 use super::{CredentialError, Secret, Unavailable};
-use crate::config::CommandSettings;
+use crate::config::{CommandSettings, OriginTlsSettings};
+use crate::origin::{OriginTls, keep_tls};
 use crate::status::{CredentialSource, StatusBoard};
 
 /// Every source of one agent; clones are the same. What two rules, or the rules before and after a change of the accept
@@ -30,6 +32,8 @@ struct Inner {
     pools: Mutex<BTreeMap<String, Arc<Pool>>>,
     /// Those that are asked for, and that a rule uses, as `files`; by their names in status and log.
     renewed: Mutex<BTreeMap<String, Weak<Renewed<Secret>>>>,
+    /// TLS of origins that has files of its own, as `files`.
+    origin_tls: Mutex<BTreeMap<OriginTlsSettings, Weak<OriginTls>>>,
     /// What the settings say of them.
     commands: BTreeMap<String, CommandSettings>,
     household: Household,
@@ -98,6 +102,7 @@ impl Sources {
             files: Mutex::default(),
             pools: Mutex::default(),
             renewed: Mutex::default(),
+            origin_tls: Mutex::default(),
             commands: commands.clone(),
             household: Household::default(),
         }))
@@ -113,6 +118,28 @@ impl Sources {
             }
         }
         self.variable(name).ok_or_else(|| missing(name))
+    }
+
+    /// TLS towards origins with these settings; `usual` are the authorities where they name none.
+    pub(crate) fn origin_tls(
+        &self,
+        settings: &OriginTlsSettings,
+        usual: Vec<PathBuf>,
+    ) -> Result<Arc<OriginTls>, TlsError> {
+        let all = &self.0.origin_tls;
+        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tls) = all.get(settings).and_then(Weak::upgrade) {
+            return Ok(tls);
+        }
+        let changed = Arc::clone(&self.0.household.changed);
+        let tls = Arc::new(OriginTls::load(settings.clone(), usual, changed)?);
+        all.insert(settings.clone(), Arc::downgrade(&tls));
+        self.0.household.changed.notify_one();
+        Ok(tls)
+    }
+
+    fn all_tls(&self) -> Vec<Arc<OriginTls>> {
+        used(&self.0.origin_tls)
     }
 
     pub(super) fn find(&self, source: &Source) -> Result<Value, CredentialError> {
@@ -164,6 +191,9 @@ impl Sources {
                 for source in self.renewed().iter().filter(|source| source.claim()) {
                     self.spawn(renewed::keep(Arc::downgrade(source)));
                 }
+                for tls in self.all_tls().iter().filter(|tls| tls.claim()) {
+                    self.spawn(keep_tls(Arc::downgrade(tls)));
+                }
                 self.tell(&board);
                 changed.notified().await;
             }
@@ -186,10 +216,11 @@ impl Sources {
     }
 
     fn states(&self) -> Vec<CredentialSource> {
-        let (files, renewed) = (self.files(), self.renewed());
+        let (files, renewed, tls) = (self.files(), self.renewed(), self.all_tls());
         let files = files.iter().map(|file| file.state());
         let renewed = renewed.iter().filter_map(|source| source.state());
-        files.chain(renewed).collect()
+        let tls = tls.iter().filter_map(|tls| tls.state());
+        files.chain(renewed).chain(tls).collect()
     }
 
     fn variable(&self, name: &str) -> Option<&str> {

@@ -13,7 +13,9 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::Scheme;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_rustls::{
+    FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream,
+};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -40,6 +42,23 @@ const TCP_KEEP_ALIVE_TRIES: u32 = 3;
 type BoxError = Box<dyn Error + Send + Sync>;
 type Connecting<T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send>>;
 
+/// How TLS begins on a connection.
+#[derive(Clone)]
+pub(super) struct Handshake {
+    pub(super) config: Arc<rustls::ClientConfig>,
+    /// In the origin's certificate, where it is not the origin's own.
+    pub(super) server_name: Option<ServerName<'static>>,
+}
+
+impl From<Arc<rustls::ClientConfig>> for Handshake {
+    fn from(config: Arc<rustls::ClientConfig>) -> Self {
+        Self {
+            config,
+            server_name: None,
+        }
+    }
+}
+
 /// Connects within a time limit, TLS included, and keeps a note of what each connection has seen.
 #[derive(Clone)]
 pub(super) struct Connector {
@@ -49,15 +68,20 @@ pub(super) struct Connector {
 
 impl Connector {
     pub(super) fn new(
-        tls: Option<Arc<rustls::ClientConfig>>,
+        tls: Option<Handshake>,
         proxy: Option<ProxyWay>,
         addresses: AddressPolicy,
         timeout: Duration,
     ) -> Self {
-        let config = tls.as_deref().cloned().unwrap_or_else(no_tls);
-        let https = HttpsConnectorBuilder::new()
+        let config = tls
+            .as_ref()
+            .map_or_else(no_tls, |tls| (*tls.config).clone());
+        let mut https = HttpsConnectorBuilder::new()
             .with_tls_config(config)
             .https_or_http();
+        if let Some(name) = tls.as_ref().and_then(|tls| tls.server_name.clone()) {
+            https = https.with_server_name_resolver(FixedServerNameResolver::new(name));
+        }
         let ways = Ways {
             proxy,
             addresses,
@@ -80,7 +104,7 @@ impl Connector {
 #[derive(Clone)]
 pub(crate) struct Steps {
     ways: Ways,
-    tls: Option<Arc<rustls::ClientConfig>>,
+    tls: Option<Handshake>,
 }
 
 impl Steps {
@@ -114,9 +138,11 @@ impl Steps {
         let Some(tls) = &self.tls else {
             return Ok(None);
         };
-        let (host, _) = host_and_port(origin)?;
-        let name = ServerName::try_from(without_brackets(host).to_owned())?;
-        let connecting = TlsConnector::from(Arc::clone(tls)).connect(name, connection);
+        let name = match &tls.server_name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(without_brackets(host_and_port(origin)?.0).to_owned())?,
+        };
+        let connecting = TlsConnector::from(Arc::clone(&tls.config)).connect(name, connection);
         let handshake = async {
             connecting.await.map_err(|error| {
                 let hint = tls_hint(&error, "CA_CERT");

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::Surroundings;
 use super::accept::{Subject, file_argument};
 use super::report;
-use crate::config::reading_arguments;
+use crate::config::{reading_arguments, unverified};
 use crate::rules::{RulesError, encoded_slash, unused_origins};
 use crate::status::row;
 
@@ -85,6 +85,22 @@ impl From<&Finding> for ShownFinding {
     }
 }
 
+impl ShownFinding {
+    /// One about the settings: an accept file cannot turn verification off.
+    fn unverified_origin(problem: String) -> Self {
+        let (code, fix) = ("unverified-origin", "name its authority in ca-cert instead");
+        Self {
+            code,
+            list: None,
+            rule: None,
+            also: Vec::new(),
+            text: format!("{problem}; {fix} [{code}]"),
+            problem,
+            fix: fix.to_owned(),
+        }
+    }
+}
+
 impl Checked {
     fn new(accept: &Subject) -> Self {
         let origins = &accept.reading.origins;
@@ -103,7 +119,11 @@ impl Checked {
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
-            findings: findings.iter().map(ShownFinding::from).collect(),
+            findings: findings
+                .iter()
+                .map(ShownFinding::from)
+                .chain(unverified(origins).map(ShownFinding::unverified_origin))
+                .collect(),
         }
     }
 }

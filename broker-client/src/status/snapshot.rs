@@ -105,6 +105,7 @@ impl StatusSnapshot {
             since,
             failing,
             last_error,
+            warning,
         } in &self.credentials
         {
             let since = format!("since {since} ({})", self.ago(since));
@@ -122,6 +123,9 @@ impl StatusSnapshot {
                     "",
                     &format!("could not be renewed {ago}: {}", error.text),
                 )?;
+            }
+            if let Some(warning) = warning {
+                row(f, "", warning)?;
             }
         }
         let AuditStatus { log, seq, failing } = &self.audit;
@@ -357,6 +361,9 @@ pub struct CredentialSource {
     /// Why it could not be renewed, though what there is can still be used.
     #[serde(default)]
     pub last_error: Option<Noted>,
+    /// What the operator should change, though it can be used.
+    #[serde(default)]
+    pub warning: Option<String>,
 }
 
 impl CredentialSource {
@@ -366,6 +373,15 @@ impl CredentialSource {
             since: rfc3339(since),
             failing: failing.map(printable),
             last_error: None,
+            warning: None,
+        }
+    }
+
+    /// The same, with something that the operator should change.
+    pub(crate) fn warned(self, warning: Option<&str>) -> Self {
+        Self {
+            warning: warning.map(printable),
+            ..self
         }
     }
 

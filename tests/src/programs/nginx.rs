@@ -52,6 +52,21 @@ impl Nginx {
         .await
     }
 
+    /// The same origin over TLS, which demands a certificate of `clients`, and says in the header `client` which one it
+    /// was shown.
+    pub async fn tls_origin_demanding(leaf: &Leaf, clients: &Ca) -> Self {
+        let tls = format!(
+            "ssl http2;{} ssl_verify_client on; ssl_client_certificate {};
+             add_header client $ssl_client_s_dn;",
+            tls(leaf),
+            clients.file().display()
+        );
+        Self::start("https", |site| {
+            origin(site, &tls, "client_body_in_file_only on;")
+        })
+        .await
+    }
+
     /// The same origin, for load: all its files are in memory, it keeps no upload once it is
     /// answered, and no access log.
     pub async fn load_origin() -> Self {

@@ -145,3 +145,22 @@ fn what_the_settings_say_of_an_origin_counts_for_findings() {
     let settled = ["check", "accept.json", "--config", "agent.yaml"];
     stdout(&folder.rules(&settled), 0);
 }
+
+#[test]
+fn an_origin_that_need_not_prove_who_it_is_is_a_finding() {
+    let folder = Folder::new("unverified");
+    folder.write(
+        "accept.json",
+        r#"{"private": [{"path": "/a", "origin": "https://tool.corp", "auth": {"scheme": "bearer", "token": "${T}"}}]}"#,
+    );
+    folder.write(
+        "agent.yaml",
+        "origins: {\"https://tool.corp\": {tls: {insecure-skip-verify: true}}}",
+    );
+    let checked = ["check", "accept.json", "--config", "agent.yaml", "--json"];
+    let findings = answer(&folder.rules(&checked), 1)["findings"].clone();
+    assert_eq!(findings.as_array().unwrap().len(), 1, "{findings}");
+    assert_eq!(findings[0]["code"], "unverified-origin");
+    let problem = findings[0]["problem"].as_str().unwrap();
+    assert!(problem.contains("https://tool.corp"), "{problem}");
+}
