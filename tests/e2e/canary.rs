@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
+use std::process::Stdio;
 
 use broker_tests::broker::{AGENT, AgentSetup, CALLER, Site, TENANT};
 use broker_tests::caller::{Answer as Answered, Caller, body};
@@ -34,6 +35,33 @@ const ANSWERS: &[(&str, &[u16])] = &[
     ("broken", &[200, 502]),
     ("garbage", &[502]),
 ];
+
+/// What the agent's local port answers, and what it does not.
+const LOCAL_PATHS: [&str; 5] = ["/healthcheck", "/livez", "/readyz", "/metrics", "/"];
+/// What the server's admin listener answers, and what it does not.
+const ADMIN_PATHS: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/"];
+/// Every command of the agent that can say something of how it is set up, by words; `ACCEPT` stands for its accept file.
+/// What these print are outputs; so are, each registered where it is made: answers to callers, both programs' logs and
+/// standard outputs, the agent's log file, the audit log and all else in the data folder, the ports, the tunnel.
+const COMMANDS: &[&str] = &[
+    "status",
+    "status --json",
+    "doctor",
+    "doctor --json",
+    "doctor --egress",
+    "doctor --egress --json",
+    "rules check ACCEPT",
+    "rules check ACCEPT --json",
+    "rules explain ACCEPT GET /bearer/names",
+    "rules explain --last-denied",
+    "rules explain --last-denied --json",
+    "rules suggest --last-denied",
+    "rules convert ACCEPT",
+    "rules eval ACCEPT",
+    "rules test ACCEPT",
+];
+/// The others: what they print is the same for everybody, or is registered as a log.
+const SAY_NOTHING_OF_IT: [&str; 4] = ["run", "settings", "help", "rules schema"];
 
 /// Every way in which a rule can hold a credential; the path's first part names it. `file` holds it too.
 fn rules(origin: &Origin, file: &Path) -> Vec<Value> {
@@ -181,6 +209,7 @@ async fn credentials_are_in_nothing_that_is_written_or_answered() {
         .variable("MOUNTED_FILE", file.to_str().unwrap())
         .variable("POOLED_POOL", &format!("{CANARY}, {CANARY}"))
         .variable("LOG_LEVEL", "trace")
+        .variable("LOG_FILE", secrets.path().join("agent.log").to_str().unwrap())
         .dialling(&format!("http://{}", tap.address()));
     let mut agent = AgentProcess::start(&setup, &server).await;
     let mut outputs = Outputs::new();
@@ -227,17 +256,15 @@ async fn credentials_are_in_nothing_that_is_written_or_answered() {
         .await;
     assert_eq!(stranger.status(), 401);
     outputs.register("a stranger's answer", everything_in(stranger).await);
-    for path in ["/healthcheck", "/livez", "/readyz", "/metrics", "/"] {
+    for path in LOCAL_PATHS {
         let answer = Caller::to(agent.local()).get(path).await;
         outputs.register(format!("local port, {path}"), everything_in(answer).await);
     }
-    for path in ["/healthz", "/readyz", "/metrics", "/"] {
+    for path in ADMIN_PATHS {
         let answer = Caller::to(server.admin).get(path).await;
         outputs.register(format!("admin port, {path}"), everything_in(answer).await);
     }
-    for arguments in [&["status"][..], &["status", "--json"]] {
-        outputs.register_planted(arguments.join(" "), status(&agent, arguments));
-    }
+    register_commands(&mut outputs, &agent);
     for child in [agent.child(), server.child()] {
         let arguments = fs::read(format!("/proc/{}/cmdline", child.pid())).unwrap();
         assert!(arguments.ends_with(b"run\0") || arguments.ends_with(b".yaml\0"));
@@ -251,6 +278,17 @@ async fn credentials_are_in_nothing_that_is_written_or_answered() {
     }
     outputs.register_planted("audit log", agent.audit_bytes());
     register_files(&mut outputs, &agent.folder().join("data"));
+    for entry in fs::read_dir(secrets.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path
+            .file_name()
+            .unwrap()
+            .as_encoded_bytes()
+            .starts_with(b"agent.log")
+        {
+            outputs.register_planted("the agent's log file", fs::read(path).unwrap());
+        }
+    }
     let tunnel = tunnel(&tap);
 
     // Each kind of rule put it in.
@@ -486,16 +524,67 @@ async fn everything_in(mut answer: Answered) -> Vec<u8> {
     all
 }
 
-/// What `broker-client status` prints about this agent.
-fn status(agent: &AgentProcess, arguments: &[&str]) -> Vec<u8> {
-    let variables: BTreeMap<_, _> = agent.variables().clone();
+fn register_commands(outputs: &mut Outputs, agent: &AgentProcess) {
+    let accept = &agent.variables()["ACCEPT"];
+    for words in COMMANDS {
+        let words_of_it = words
+            .split(' ')
+            .map(|word| if word == "ACCEPT" { accept } else { word });
+        let output = broker_command("broker-client")
+            .args(words_of_it)
+            .envs(agent.variables())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        assert!(
+            !said.is_empty() || *words == "rules eval ACCEPT",
+            "{words} says nothing"
+        );
+        if words.starts_with("rules ") {
+            outputs.register(*words, said);
+        } else {
+            outputs.register_planted(*words, said);
+        }
+    }
+}
+
+#[test]
+fn no_command_is_missing_among_the_outputs_that_are_searched() {
+    let known = |command: &str| {
+        SAY_NOTHING_OF_IT.contains(&command)
+            || COMMANDS
+                .iter()
+                .any(|known| format!("{known} ").starts_with(&format!("{command} ")))
+    };
+    for command in subcommands(&[]) {
+        assert!(
+            known(&command),
+            "register what `{command}` prints in COMMANDS"
+        );
+    }
+    for command in subcommands(&["rules"]) {
+        let command = format!("rules {command}");
+        assert!(
+            known(&command) || command == "rules help",
+            "register what `{command}` prints in COMMANDS"
+        );
+    }
+}
+
+/// The commands that the agent's help lists below these.
+fn subcommands(below: &[&str]) -> Vec<String> {
     let output = broker_command("broker-client")
-        .args(arguments)
-        .envs(variables)
+        .args(below)
+        .arg("--help")
         .output()
         .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    [output.stdout, output.stderr].concat()
+    let help = String::from_utf8(output.stdout).unwrap();
+    let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let names = lines.map_while(|line| line.split_whitespace().next());
+    let names: Vec<_> = names.map(str::to_owned).collect();
+    assert!(names.len() > 1, "{help}");
+    names
 }
 
 /// Every file below a folder.

@@ -70,6 +70,39 @@ async fn everything_goes_through(proxy: ForwardProxy) {
 }
 
 #[tokio::test]
+async fn through_squid_behind_tls_everything_goes_once_its_authority_is_trusted() {
+    let ca = Ca::new("proxies");
+    let proxy = ForwardProxy::squid_with_tls(&ca.loopback("proxy")).await;
+    let origin = Origin::answering(|_| Answer::json("[]")).await;
+    let server = Server::start(Site::simple()).await;
+    let setup = AgentSetup::allowing_everything(&origin.url())
+        .variable("BROKER_TUNNEL_PROXY", &proxy.url())
+        .variable("BROKER_ORIGINS_PROXY", &proxy.url());
+
+    let refusing = setup.try_start(&server).await.unwrap();
+    let error = refusing.error_with("set NODE_EXTRA_CA_CERTS").await;
+    assert!(
+        error.contains("speaks no TLS that can be trusted"),
+        "{error}"
+    );
+    assert_eq!(code(&refusing), "proxy-tls");
+    let doctor = Doctor::of(&setup, &server).await;
+    doctor.assert_fails("server ", "proxy", "proxy-tls", "NODE_EXTRA_CA_CERTS");
+    drop(refusing);
+
+    let setup = setup.variable("NODE_EXTRA_CA_CERTS", &ca.file().display().to_string());
+    let agent = setup.start(&server).await;
+    let answer = server
+        .caller()
+        .get(&format!("/broker/sonarqube{TARGET}"))
+        .await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(origin.requests()[0].head.target(), TARGET);
+    Doctor::of(&setup, &server).await.assert_passes();
+    assert_password_is_not_shown(&agent);
+}
+
+#[tokio::test]
 async fn the_usual_variables_lead_through_the_proxy_which_resolves_the_name() {
     let proxy = ForwardProxy::squid().await;
     let origin = Origin::answering(|_| Answer::json("[]")).await;

@@ -1,4 +1,5 @@
-//! Proxies that lead out of a company's network, as real programs: squid, tinyproxy, and mitmproxy, which opens TLS.
+//! Proxies that lead out of a company's network, as real programs: squid, also behind
+//! TLS, tinyproxy, and mitmproxy, which opens TLS.
 
 use std::fs::{self, Permissions};
 use std::net::SocketAddr;
@@ -8,7 +9,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::certs::Ca;
+use crate::certs::{Ca, Leaf};
 use crate::programs::{Child, Ending, Signal, free_port, target_folder};
 
 /// The user whom both let through, by Basic authentication.
@@ -20,7 +21,9 @@ pub const NAME_BEHIND_PROXY: &str = "behind.test";
 
 /// A running proxy that wants Basic authentication and then leads everywhere.
 pub struct ForwardProxy {
-    // Dropped in this order: the program first, then its files.
+    // Dropped in this order: the programs first, then their files.
+    /// What speaks TLS in front of it, and where.
+    front: Option<(Child, SocketAddr)>,
     child: Child,
     folder: TempDir,
     address: SocketAddr,
@@ -79,6 +82,26 @@ impl ForwardProxy {
             .line_with("Accepting HTTP Socket connections")
             .await;
         proxy
+    }
+
+    /// squid behind stunnel, which shows this certificate for `127.0.0.1`: an `https://` proxy.
+    pub async fn squid_with_tls(leaf: &Leaf) -> Self {
+        let mut squid = Self::squid().await;
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let file = squid.folder.path().join("stunnel.conf");
+        let settings = format!(
+            "foreground = yes\npid =\n[proxy]\naccept = {address}\nconnect = {}\ncert = {}\nkey = {}\n",
+            squid.address,
+            leaf.certificate.display(),
+            leaf.key.display()
+        );
+        fs::write(&file, settings).unwrap();
+        let mut command = Command::new("/usr/bin/stunnel");
+        command.arg(file);
+        let child = Child::start_with("stunnel", command, Ending::Terminate);
+        child.stderr().line_with("Configuration successful").await;
+        squid.front = Some((child, address));
+        squid
     }
 
     /// tinyproxy.
@@ -155,6 +178,7 @@ ssl_verify_upstream_trusted_ca: {}\n",
         let mut command = Command::new(program);
         arguments(&mut command, &file);
         Self {
+            front: None,
             child: Child::start_with(program, command, Ending::Terminate),
             folder,
             address: ([127, 0, 0, 1], port).into(),
@@ -168,7 +192,10 @@ ssl_verify_upstream_trusted_ca: {}\n",
 
     /// Its URL, with other userinfo and its `@`, or with none.
     pub fn url_with(&self, userinfo: &str) -> String {
-        format!("http://{userinfo}{}", self.address)
+        match &self.front {
+            Some((_, address)) => format!("https://{userinfo}{address}"),
+            None => format!("http://{userinfo}{}", self.address),
+        }
     }
 
     /// Ends it, and gives all that it has logged: squid logs a way only once that has ended.
