@@ -170,8 +170,8 @@ pub use path_pattern::PathPatternError;
 pub use question::UnreadableBody;
 pub use rule::{
     Auth, EncodedSlash, EncodedUnreserved, List, Methods, PatternKind, Rule, RuleIndex,
-    RuleTimeouts, UnknownList,
+    RuleTimeouts, SigV4, UnknownList,
 };
 pub use rule_set::{Request, RuleSet};
 pub use target::{MAX_TARGET_LEN, RequestTarget, TargetError};
-pub use template::{MissingVariable, Source, Template, TemplateError};
+pub use template::{Declared, MissingVariable, Source, Template, TemplateError};

@@ -23,7 +23,7 @@ impl OriginTemplate {
         let kind = template.sources().find_map(|source| match source {
             Source::Variable(_) => None,
             Source::File(_) => Some("file"),
-            Source::Exec(_) => Some("exec"),
+            Source::Declared(kind, _) => Some(kind.word()),
         });
         if let Some(kind) = kind {
             return Err(TemplateError::NotInOrigin { kind }.into());
@@ -51,7 +51,7 @@ impl OriginTemplate {
     ) -> Result<String, E> {
         self.template.expand(|source| match source {
             // `parse` lets in variables alone.
-            Source::Variable(name) | Source::File(name) | Source::Exec(name) => lookup(name),
+            Source::Variable(name) | Source::File(name) | Source::Declared(_, name) => lookup(name),
         })
     }
 }

@@ -389,6 +389,19 @@ pub enum Auth {
         /// The part after it.
         password: Template,
     },
+    /// The whole request is signed for Amazon Web Services (Signature Version 4).
+    SigV4(SigV4),
+}
+
+/// How a request is signed for Amazon Web Services.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SigV4 {
+    /// Whose keys sign: a name that the settings declare.
+    pub aws: Box<str>,
+    /// The service's name in signatures, such as `execute-api`.
+    pub service: Box<str>,
+    /// Where it is, if not where the settings say.
+    pub region: Option<Box<str>>,
 }
 
 impl Auth {
@@ -399,13 +412,15 @@ impl Auth {
             | Self::Bearer(text)
             | Self::BasicToken(text)
             | Self::Raw(text)
-            | Self::Userinfo(text) => (text, None),
+            | Self::Userinfo(text) => (Some(text), None),
             Self::Basic { username, password } | Self::UserinfoBasic { username, password } => {
-                (username, Some(password))
+                (Some(username), Some(password))
             }
+            Self::SigV4(_) => (None, None),
         };
-        first
-            .sources()
-            .chain(second.into_iter().flat_map(Template::sources))
+        [first, second]
+            .into_iter()
+            .flatten()
+            .flat_map(Template::sources)
     }
 }

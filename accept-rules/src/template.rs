@@ -29,8 +29,33 @@ pub enum Source {
     Variable(Box<str>),
     /// `${file:/path}`: a file's content; the path is absolute.
     File(Box<str>),
-    /// `${exec:name}`: what a command prints that the settings declare under this name.
-    Exec(Box<str>),
+    /// `${exec:name}` and its kin: what the settings declare under this name.
+    Declared(Declared, Box<str>),
+}
+
+/// A kind of sources that the settings declare, under its [`Declared::word`] in `credentials`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Declared {
+    /// What a command prints.
+    Exec,
+    /// A token for a cluster of Amazon EKS.
+    Eks,
+}
+
+impl Declared {
+    const ALL: [Self; 2] = [Self::Exec, Self::Eks];
+
+    /// What stands before the colon.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Exec => "exec",
+            Self::Eks => "eks",
+        }
+    }
+
+    fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.word() == word)
+    }
 }
 
 impl fmt::Display for Source {
@@ -38,7 +63,7 @@ impl fmt::Display for Source {
         match self {
             Self::Variable(name) => write!(f, "${{{name}}}"),
             Self::File(path) => write!(f, "${{file:{path}}}"),
-            Self::Exec(name) => write!(f, "${{exec:{name}}}"),
+            Self::Declared(kind, name) => write!(f, "${{{}:{name}}}", kind.word()),
         }
     }
 }
@@ -149,9 +174,11 @@ impl Source {
         match (start, rest.strip_prefix(':')) {
             ("file", Some(path)) if is_path(path) => Ok(Self::File(path.into())),
             ("file", Some(_)) => Err(TemplateError::BadPath),
-            ("exec", Some(name)) if is_name(name) => Ok(Self::Exec(name.into())),
-            ("exec", Some(_)) => Err(TemplateError::BadCommand),
-            (_, Some(_)) => Err(TemplateError::Unsupported { name: start.into() }),
+            (_, Some(name)) => match Declared::of_word(start) {
+                Some(kind) if is_name(name) => Ok(Self::Declared(kind, name.into())),
+                Some(kind) => Err(TemplateError::BadDeclared { kind: kind.word() }),
+                None => Err(TemplateError::Unsupported { name: start.into() }),
+            },
             (_, None) if rest.is_empty() && !text.is_empty() => Ok(Self::Variable(text.into())),
             (_, None) => Err(TemplateError::BadName {
                 start: start.into(),
@@ -176,7 +203,8 @@ pub struct MissingVariable {
 pub enum TemplateError {
     /// `${NAME:default}`, `${plugin:…}` and the like, which other brokers know.
     #[error(
-        "\"${{{name}:…}}\" is not supported: use \"${{NAME}}\", \"${{file:/path}}\" or \"${{exec:name}}\"; there are no defaults"
+        "\"${{{name}:…}}\" is not supported: use \"${{NAME}}\", \"${{file:/path}}\"{}; there are no defaults",
+        declared()
     )]
     Unsupported {
         /// What stands before the colon.
@@ -193,19 +221,30 @@ pub enum TemplateError {
     /// A path that depends on the working folder, or that can be none.
     #[error("\"${{file:…}}\" needs an absolute path, such as \"${{file:/run/secrets/token}}\"")]
     BadPath,
-    /// Something that cannot name a command.
+    /// Something that cannot be a name in the settings.
     #[error(
-        "\"${{exec:…}}\" needs the name of a command in the settings' \"credentials.exec\": lower-case letters, digits, \".\", \"_\" and \"-\", up to 63"
+        "\"${{{kind}:…}}\" needs a name of the settings' \"credentials.{kind}\": lower-case letters, digits, \".\", \"_\" and \"-\", up to 63"
     )]
-    BadCommand,
+    BadDeclared {
+        /// The kind's word.
+        kind: &'static str,
+    },
     /// A credential's source in the part of an origin that everybody sees.
     #[error(
         "\"${{{kind}:…}}\" cannot stand in an origin: use it in \"auth\", or before the origin's \"@\""
     )]
     NotInOrigin {
-        /// `file` or `exec`.
+        /// `file`, or the word of what the settings declare.
         kind: &'static str,
     },
+}
+
+/// Every kind that settings declare, as a rule writes it.
+fn declared() -> String {
+    let kinds = Declared::ALL.iter();
+    kinds
+        .map(|kind| format!(", \"${{{}:name}}\"", kind.word()))
+        .collect()
 }
 
 /// What stands before the first source, what is inside its braces, and what stands after it.
@@ -220,7 +259,7 @@ fn is_path(text: &str) -> bool {
 }
 
 /// As all names in settings are (`[a-z0-9][a-z0-9._-]{0,62}`).
-fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     text.len() <= 63
         && text.bytes().next().is_some_and(is_plain)
@@ -236,7 +275,7 @@ mod tests {
         let value = |source: &Source| match source {
             Source::Variable(name) => format!("<{name}>"),
             Source::File(path) => format!("<file {path}>"),
-            Source::Exec(name) => format!("<exec {name}>"),
+            Source::Declared(kind, name) => format!("<{} {name}>", kind.word()),
         };
         template
             .expand(|source| Ok::<_, ()>(value(source)))
@@ -260,6 +299,7 @@ mod tests {
             ("a ${file:/run/x} b", "a <file /run/x> b"),
             ("${file:/run/$ :{é}", "<file /run/$ :{é>"),
             ("${exec:eks-1}:${A}", "<exec eks-1>:<A>"),
+            ("${eks:shop}", "<eks shop>"),
         ] {
             assert_eq!(expand(text), expanded, "{text}");
         }
@@ -291,9 +331,10 @@ mod tests {
             ("${file:token}", "\"${file:…}\" needs an absolute path"),
             ("${file:}", "\"${file:…}\" needs an absolute path"),
             ("${file:/a\0b}", "\"${file:…}\" needs an absolute path"),
-            ("${exec:/bin/ls}", "\"${exec:…}\" needs the name"),
-            ("${exec:}", "\"${exec:…}\" needs the name"),
-            ("${exec:EKS}", "\"${exec:…}\" needs the name"),
+            ("${exec:/bin/ls}", "\"${exec:…}\" needs a name"),
+            ("${eks:}", "\"${eks:…}\" needs a name"),
+            ("${exec:}", "\"${exec:…}\" needs a name"),
+            ("${exec:EKS}", "\"${exec:…}\" needs a name"),
             ("${}", "\"${…}\" has no variable name"),
             ("${A B}", "\"${A…}\" has no variable name"),
             ("${${A}}", "\"${…}\" has no variable name"),

@@ -2,6 +2,7 @@
 
 mod commands;
 mod connection;
+mod credentials;
 mod networks;
 mod origins;
 mod rule_settings;
@@ -9,7 +10,6 @@ mod server_url;
 mod table;
 mod tunnel;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -30,6 +30,8 @@ pub use crate::proxy::{Exceptions, Proxies, Proxy, ProxyChoice, ProxyUrlError};
 pub use commands::CommandSettings;
 pub(crate) use connection::Which;
 pub use connection::{Accept, Connection};
+pub(crate) use credentials::unknown_aws;
+pub use credentials::{AssumedRole, AwsSettings, CredentialSettings, EksSettings};
 pub use origins::{
     EncodedSlash, OriginSettings, OriginTlsSettings, OriginTrust, Origins, Timeouts,
 };
@@ -39,8 +41,8 @@ pub use server_url::{ServerUrl, ServerUrlError};
 pub use table::{LOCAL_LISTEN, TABLE};
 pub use tunnel::TunnelSettings;
 
-use commands::commands;
 use connection::{Stated, connections};
+use credentials::credentials;
 use networks::{authorities, networks, proxies, proxy_choice};
 use origins::timeouts;
 pub(crate) use origins::unverified;
@@ -58,8 +60,8 @@ pub struct Config {
     pub connections: Vec<Connection>,
     /// How rules are read and applied.
     pub rules: RuleSettings,
-    /// Commands that print credentials, by the name under which rules use them.
-    pub commands: BTreeMap<String, CommandSettings>,
+    /// Where credentials come from that rules can only name.
+    pub credentials: CredentialSettings,
     /// How servers are dialled.
     pub tunnel: TunnelSettings,
     /// More authorities to trust for origins.
@@ -215,7 +217,7 @@ impl Config {
         let tunnel = tunnel(&settings, &mut warnings);
         let connections = connections(&settings, folder, timeouts, tunnel.may_be_plain);
         let rules = rule_settings(&settings);
-        let commands = commands(&settings);
+        let credentials = credentials(&settings, &environment);
         let origin_ca_cert = authorities(&settings, &table::CA_CERT);
         let extra_ca_certs = authorities(&settings, &table::EXTRA_CA_CERTS);
         let proxies = proxies(&settings, &mut warnings);
@@ -236,7 +238,7 @@ impl Config {
         Ok(Self {
             connections,
             rules,
-            commands,
+            credentials,
             tunnel,
             origin_ca_cert,
             extra_ca_certs,

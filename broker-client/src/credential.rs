@@ -1,5 +1,6 @@
 //! What the agent adds for an origin. Its bytes are a [`Secret`], and leave it here alone.
 
+mod aws;
 mod command;
 mod file;
 mod fingerprint;
@@ -9,16 +10,21 @@ mod sources;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use accept_rules::{Auth, MissingVariable, Template};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, PROXY_AUTHORIZATION};
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method, Uri};
+use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
+pub(crate) use self::aws::remove_signature;
+use self::aws::{AwsKeys, Scope};
 pub(crate) use self::fingerprint::{FingerprintKey, KEY_LEN};
+use self::renewed::Renewed;
 pub(crate) use self::sources::Sources;
 use self::sources::Value;
 
@@ -32,6 +38,16 @@ impl Secret {
 
     fn expose(&self) -> &str {
         &self.0
+    }
+
+    fn can_be_header(&self) -> bool {
+        HeaderValue::from_str(self.expose()).is_ok()
+    }
+
+    /// A copy that a header carries; it is wiped as that of [`Secret::into_header`].
+    fn to_header(&self) -> HeaderValue {
+        let copy = Self::new(self.expose()).into_header();
+        copy.expect("what becomes a header was checked when it came")
     }
 
     /// As a header's value, without a copy: the bytes are wiped when the last request that carries them has gone.
@@ -53,6 +69,13 @@ impl Secret {
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         self.expose() == other.expose()
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Zeroizing::new(String::deserialize(deserializer)?);
+        Ok(Self::new(text.as_str()))
     }
 }
 
@@ -80,12 +103,19 @@ pub(crate) enum CredentialError {
     /// An origin stands in records, and its connections are kept: it does not change while the agent runs.
     #[error("{variable} is set, but an origin has neither pools nor files (set {name} alone)")]
     NotForOrigin { name: String, variable: String },
-    /// No such command in the settings.
+    /// The settings declare nothing of this kind and name.
     #[error(
-        "\"${{exec:{name}}}\" is no command of the settings' \"credentials.exec\"{}",
+        "\"${{{kind}:{name}}}\" is not in the settings' \"credentials.{kind}\"{}",
         near.as_ref().map_or(String::new(), |near| format!(" (did you mean {near:?}?)"))
     )]
-    UnknownCommand { name: String, near: Option<String> },
+    Undeclared {
+        kind: &'static str,
+        name: String,
+        near: Option<String>,
+    },
+    /// No keys to sign with.
+    #[error("\"aws\": {0}")]
+    UnknownAws(String),
     /// No header can carry it.
     #[error("the credential holds a line break or another byte that no HTTP header may carry")]
     NotAHeader,
@@ -114,15 +144,48 @@ enum Kind {
     Fixed(CredentialVersion),
     /// Put together for each request, of what its sources hold then.
     Live { auth: Auth, values: Box<[Value]> },
+    /// Signs each request.
+    Signing {
+        keys: Arc<Renewed<AwsKeys>>,
+        scope: Arc<Scope>,
+    },
 }
 
 /// A credential as one request carries it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct CredentialVersion(HeaderValue);
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct CredentialVersion(Version);
+
+#[derive(Debug, Clone, PartialEq)]
+enum Version {
+    /// The same for every request.
+    Header(HeaderValue),
+    /// Signs a request as a whole.
+    Aws {
+        keys: Arc<AwsKeys>,
+        scope: Arc<Scope>,
+    },
+}
+
+/// A request as it will be sent, but for its credential.
+pub(crate) struct Unsigned<'r> {
+    pub(crate) method: &'r Method,
+    pub(crate) uri: &'r Uri,
+    pub(crate) headers: &'r mut HeaderMap,
+    /// All of it where the credential signs; else it may be left out.
+    pub(crate) body: &'r [u8],
+}
 
 impl Credential {
     /// From a rule's `auth`. Interpolated literally, never trimmed: a trailing colon in a token is part of it.
     pub(crate) fn from_auth(auth: &Auth, sources: &Sources) -> Result<Self, CredentialError> {
+        if let Auth::SigV4(sigv4) = auth {
+            let (keys, region) = sources.aws(&sigv4.aws)?;
+            let scope = Arc::new(Scope {
+                region: sigv4.region.clone().unwrap_or(region),
+                service: sigv4.service.clone(),
+            });
+            return Ok(Self(Kind::Signing { keys, scope }));
+        }
         let values = auth.sources().map(|source| sources.find(source));
         let values = values.collect::<Result<Box<[Value]>, _>>()?;
         let fixed: Option<Vec<_>> = values.iter().map(Value::fixed).collect();
@@ -143,9 +206,8 @@ impl Credential {
     /// From the userinfo of an expanded origin: `user:password` is Basic, percent-decoded as in every URL
     /// (RFC 3986 §3.2.1); a token alone is `token <x>`.
     pub(crate) fn from_userinfo(userinfo: &str) -> Result<Self, CredentialError> {
-        Ok(Self(Kind::Fixed(CredentialVersion(
-            of_userinfo(userinfo)?.into_header()?,
-        ))))
+        let secret = of_userinfo(userinfo)?;
+        Ok(Self(Kind::Fixed(CredentialVersion::header(secret)?)))
     }
 
     /// As it is now.
@@ -162,30 +224,56 @@ impl Credential {
                     why: error.to_string().into(),
                 })
             }
+            Kind::Signing { keys, scope } => Ok(CredentialVersion(Version::Aws {
+                keys: keys.now().await?,
+                scope: Arc::clone(scope),
+            })),
         }
+    }
+
+    /// Whether it signs a request as a whole, so that the body must be there before it is sent, and nothing of the
+    /// request can change any more.
+    pub(crate) fn signs(&self) -> bool {
+        matches!(self.0, Kind::Signing { .. })
     }
 
     /// Another version than the one that the origin refused, if there is one: what its sources hold by now, once they
     /// were asked anew. Values that take turns are no newer than each other.
     pub(crate) async fn renewed(&self, refused: &CredentialVersion) -> Option<CredentialVersion> {
-        let Kind::Live { values, .. } = &self.0 else {
-            return None;
-        };
-        if values.iter().any(Value::takes_turns) {
+        if self.takes_turns() {
             return None;
         }
         if self.now().await.is_ok_and(|now| now == *refused) {
-            for value in values {
-                value.renew().await;
+            match &self.0 {
+                Kind::Fixed(_) => return None,
+                Kind::Live { values, .. } => {
+                    for value in values {
+                        value.renew().await;
+                    }
+                }
+                Kind::Signing { keys, .. } => {
+                    if let Some(attempt) = keys.renew() {
+                        attempt.await;
+                    }
+                }
             }
         }
         self.now().await.ok().filter(|now| now != refused)
     }
 
+    fn takes_turns(&self) -> bool {
+        match &self.0 {
+            Kind::Live { values, .. } => values.iter().any(Value::takes_turns),
+            Kind::Fixed(_) | Kind::Signing { .. } => false,
+        }
+    }
+
     /// Has its sources asked anew, and waits for none of them.
     pub(crate) fn renew_soon(&self) {
-        if let Kind::Live { values, .. } = &self.0 {
-            values.iter().for_each(Value::renew_soon);
+        match &self.0 {
+            Kind::Fixed(_) => {}
+            Kind::Live { values, .. } => values.iter().for_each(Value::renew_soon),
+            Kind::Signing { keys, .. } => drop(keys.renew()),
         }
     }
 }
@@ -193,7 +281,14 @@ impl Credential {
 impl CredentialVersion {
     /// What tells it from others in the audit log.
     pub(crate) fn fingerprint(&self, key: &FingerprintKey) -> String {
-        key.of(self.0.as_bytes())
+        match &self.0 {
+            Version::Header(value) => key.of(value.as_bytes()),
+            Version::Aws { keys, .. } => key.of(keys.distinct().as_bytes()),
+        }
+    }
+
+    fn header(secret: Secret) -> Result<Self, CredentialError> {
+        Ok(Self(Version::Header(secret.into_header()?)))
     }
 
     /// Of values for the sources of `auth`, in their order.
@@ -216,25 +311,40 @@ impl CredentialVersion {
             Auth::UserinfoBasic { username, password } => {
                 of_userinfo(&user_pass(&expand(username)?, &expand(password)?))?
             }
+            Auth::SigV4(_) => unreachable!("this scheme has keys and no values"),
         };
-        Ok(Self(secret.into_header()?))
+        Self::header(secret)
     }
 
     /// From the userinfo of a proxy's URL: always Basic, without a password too.
     pub(crate) fn for_proxy(userinfo: &str) -> Result<Self, CredentialError> {
         let (username, password) = userinfo.split_once(':').unwrap_or((userinfo, ""));
         let plain = user_pass(&percent_decode(username)?, &percent_decode(password)?);
-        Ok(Self(basic(&plain).into_header()?))
+        Self::header(basic(&plain))
     }
 
-    /// Puts it in, in place of the caller's own.
-    pub(crate) fn inject(&self, headers: &mut HeaderMap) {
-        headers.insert(AUTHORIZATION, self.0.clone());
+    /// Puts it in, in place of the caller's own. Nothing of the request may change afterwards.
+    pub(crate) fn inject(&self, request: Unsigned<'_>) {
+        let Unsigned {
+            method,
+            uri,
+            headers,
+            body,
+        } = request;
+        match &self.0 {
+            Version::Header(value) => drop(headers.insert(AUTHORIZATION, value.clone())),
+            Version::Aws { keys, scope } => {
+                let now = SystemTime::now();
+                aws::sign(keys, scope, now, (method, uri), headers, body);
+            }
+        }
     }
 
     /// Puts it in for the proxy on the way.
     pub(crate) fn inject_for_proxy(&self, headers: &mut HeaderMap) {
-        headers.insert(PROXY_AUTHORIZATION, self.0.clone());
+        if let Version::Header(value) = &self.0 {
+            headers.insert(PROXY_AUTHORIZATION, value.clone());
+        }
     }
 }
 
@@ -292,12 +402,12 @@ fn percent_decode(text: &str) -> Result<Zeroizing<String>, CredentialError> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use broker_process::settings::Environment;
     use futures_util::FutureExt as _;
 
     use super::*;
+    use crate::config::CredentialSettings;
+    use crate::control_call::ControlCalls;
 
     /// What the origin would see.
     fn injected(credential: &Credential) -> String {
@@ -311,7 +421,12 @@ mod tests {
             .now_or_never()
             .unwrap()
             .unwrap()
-            .inject(&mut headers);
+            .inject(Unsigned {
+                method: &Method::GET,
+                uri: &Uri::default(),
+                headers: &mut headers,
+                body: b"",
+            });
         assert!(headers[AUTHORIZATION].is_sensitive());
         assert_eq!(headers.len(), 1);
         headers[AUTHORIZATION].to_str().unwrap().to_owned()
@@ -319,7 +434,14 @@ mod tests {
 
     fn from_auth(auth: &Auth) -> Result<Credential, CredentialError> {
         let environment = Environment::from([("T", "s3cret"), ("U", "user"), ("BROKEN", "a\nb")]);
-        Credential::from_auth(auth, &Sources::new(environment, &BTreeMap::new()))
+        Credential::from_auth(
+            auth,
+            &Sources::new(
+                environment,
+                &CredentialSettings::default(),
+                ControlCalls::default(),
+            ),
+        )
     }
 
     fn template(text: &str) -> Template {
@@ -370,7 +492,10 @@ mod tests {
     #[test]
     fn debug_shows_no_secret() {
         let shown = format!("{:?}", from_auth(&Auth::Token(template("${T}"))).unwrap());
-        assert_eq!(shown, "Credential(Fixed(CredentialVersion(Sensitive)))");
+        assert_eq!(
+            shown,
+            "Credential(Fixed(CredentialVersion(Header(Sensitive))))"
+        );
         assert_eq!(format!("{:?}", joined(&["s3cret"])), "Secret(..)");
     }
 }

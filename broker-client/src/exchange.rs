@@ -22,7 +22,7 @@ use crate::audit::{
     RefusedRequest,
 };
 use crate::config::Explaining;
-use crate::credential::{CredentialVersion, FingerprintKey};
+use crate::credential::{Credential, CredentialVersion, FingerprintKey};
 use crate::denial::Denial;
 use crate::judged_body::BodyKeeper;
 use crate::location;
@@ -215,7 +215,7 @@ impl Exchange {
         rules: &Rules,
         recorded: Recorded<Allowed>,
         removed: Removed,
-        incoming: Option<Incoming>,
+        mut incoming: Option<Incoming>,
         context: &DecisionContext,
     ) -> Response<AnswerBody> {
         let allowed = recorded.get();
@@ -229,6 +229,11 @@ impl Exchange {
             Err(error) => return self.failed(&error, slot, route, context),
         };
         slot.outcome().removed_request_headers = removed;
+        if route.credential.as_ref().is_some_and(Credential::signs)
+            && let Err(error) = outgoing.keep_body(incoming.take(), &self.bodies).await
+        {
+            return self.failed(&error, slot, route, context);
+        }
         let version = match outgoing.inject(route, slot.outcome()).await {
             Ok(version) => version,
             Err(error) => return self.failed(&error, slot, route, context),
@@ -293,12 +298,16 @@ impl Exchange {
             OriginError::NoAnswer(_) | OriginError::UploadStalled(_) => Ended::TimedOut,
             OriginError::Unreachable(_) | OriginError::Protocol(_) => Ended::OriginFailed,
             OriginError::CallerGone => Ended::CallerGone,
-            OriginError::Unsendable | OriginError::NoCredential(_) => Ended::NotSent,
+            OriginError::Unsendable
+            | OriginError::NoCredential(_)
+            | OriginError::BodyTooLarge { .. } => Ended::NotSent,
         });
         tracing::warn!(request_id = %context.request_id, origin = %route.origin, %error, "no answer from the origin");
         let detail = match error {
             OriginError::Unreachable(_) => "the agent's log says why, under this request id".into(),
-            OriginError::NoAnswer(_) | OriginError::UploadStalled(_) => error.to_string(),
+            OriginError::NoAnswer(_)
+            | OriginError::UploadStalled(_)
+            | OriginError::BodyTooLarge { .. } => error.to_string(),
             OriginError::NoCredential(_) => {
                 "the agent's owner sees why in `broker-client status` and in the agent's log".into()
             }

@@ -1,4 +1,4 @@
-//! Bodies that rules ask about: kept whole until they are judged, so that what was judged is what is sent.
+//! Bodies that rules ask about, or credentials sign: kept whole, so that what was judged or signed is what is sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +41,11 @@ impl BodyKeeper {
             limit,
             places: Arc::new(Semaphore::new(PLACES)),
         }
+    }
+
+    /// Longest body, in bytes.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Reads all of `body`.

@@ -12,6 +12,7 @@ pub mod audit;
 mod backoff;
 pub mod config;
 pub mod control;
+mod control_call;
 mod credential;
 mod denial;
 mod dial;

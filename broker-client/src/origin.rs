@@ -7,7 +7,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use accept_rules::{Allowed, Origin};
+use accept_rules::{Allowed, BodyRefusal, Origin};
 use broker_protocol::{ErrorCode, MAX_STREAMS, hop};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -24,7 +24,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::address_policy::AddressPolicy;
 use crate::audit::{Outcome, OutcomeSlot, Recorded};
-use crate::credential::{CredentialVersion, Unavailable};
+use crate::credential::{CredentialVersion, Unavailable, Unsigned, remove_signature};
+use crate::judged_body::BodyKeeper;
 use crate::proxy::{Proxy, ProxyError, ProxyWay};
 use crate::rules::Route;
 use crate::upload::UploadBody;
@@ -62,6 +63,10 @@ pub(crate) enum OriginError {
     NoCredential(Unavailable),
     #[error("the caller broke off its request")]
     CallerGone,
+    #[error(
+        "the body is longer than {limit} bytes, and is kept whole to be signed (rules.body-limit is the limit)"
+    )]
+    BodyTooLarge { limit: usize },
 }
 
 impl OriginError {
@@ -73,6 +78,7 @@ impl OriginError {
             Self::Unsendable => ErrorCode::BadTarget,
             Self::NoCredential(_) => ErrorCode::CredentialUnavailable,
             Self::CallerGone => ErrorCode::BadRequest,
+            Self::BodyTooLarge { .. } => ErrorCode::BodyTooLarge,
         }
     }
 }
@@ -259,17 +265,45 @@ impl Outgoing {
         origin: &Origin,
     ) -> (Result<Self, OriginError>, OutcomeSlot) {
         let (allowed, slot) = recorded.into_parts();
-        let mut parts = allowed.into_parts();
-        if let Some(body) = parts.body.as_ref().filter(|body| !body.is_empty()) {
-            parts.headers.insert(CONTENT_LENGTH, body.len().into());
-        }
-        let outgoing = join(origin, parts.target.as_str()).map(|uri| Self {
-            uri,
-            method: parts.target.method().clone(),
-            headers: parts.headers,
-            body: parts.body,
+        let parts = allowed.into_parts();
+        let outgoing = join(origin, parts.target.as_str()).map(|uri| {
+            let mut outgoing = Self {
+                uri,
+                method: parts.target.method().clone(),
+                headers: parts.headers,
+                body: None,
+            };
+            if let Some(body) = parts.body {
+                outgoing.set_body(body);
+            }
+            outgoing
         });
         (outgoing.ok_or(OriginError::Unsendable), slot)
+    }
+
+    /// Takes in all of the body, unless it is there: a signature is of the whole request.
+    pub(crate) async fn keep_body(
+        &mut self,
+        body: Option<Incoming>,
+        keeper: &BodyKeeper,
+    ) -> Result<(), OriginError> {
+        if let (None, Some(body)) = (&self.body, body) {
+            let kept = keeper.keep(body).await.map_err(|why| match why {
+                BodyRefusal::TooLarge => OriginError::BodyTooLarge {
+                    limit: keeper.limit(),
+                },
+                BodyRefusal::Incomplete => OriginError::CallerGone,
+            })?;
+            self.set_body(kept);
+        }
+        Ok(())
+    }
+
+    fn set_body(&mut self, body: Bytes) {
+        if !body.is_empty() {
+            self.headers.insert(CONTENT_LENGTH, body.len().into());
+        }
+        self.body = Some(body);
     }
 
     /// The body that was judged; none where the rules did not ask for it.
@@ -290,7 +324,12 @@ impl Outgoing {
             return Ok(None);
         };
         let version = credential.now().await.map_err(OriginError::NoCredential)?;
-        version.inject(&mut self.headers);
+        if credential.signs() {
+            let removed = remove_signature(&mut self.headers, &route.kept.names);
+            outcome.removed_request_headers.extend(removed);
+        }
+        let body = self.body.clone().unwrap_or_default();
+        self.put_in(&version, &body);
         outcome.injected = true;
         Ok(Some(version))
     }
@@ -306,9 +345,18 @@ impl Outgoing {
         body.is_end_stream() && matches!(self.method, Method::GET | Method::HEAD)
     }
 
-    /// Puts this version in, in place of the one that was refused.
+    /// Puts this version in, in place of the one that was refused; what is repeated has no body.
     pub(crate) fn replace_credential(&mut self, version: &CredentialVersion) {
-        version.inject(&mut self.headers);
+        self.put_in(version, b"");
+    }
+
+    fn put_in(&mut self, version: &CredentialVersion, body: &[u8]) {
+        version.inject(Unsigned {
+            method: &self.method,
+            uri: &self.uri,
+            headers: &mut self.headers,
+            body,
+        });
     }
 
     /// Sends it, and once more where nothing can have been done with the first.

@@ -18,6 +18,7 @@ use crate::address_policy::{is_shortened_address, literal};
 use crate::config::{
     self, Accept, Config, Connection, MissingVariables, OriginTlsSettings, Origins, Timeouts,
 };
+use crate::control_call::ControlCalls;
 use crate::credential::{Credential, CredentialError, Sources};
 use crate::origin::{OriginClient, OriginTls, TLS_POLICY, Tls, prepare_origin_socket};
 use crate::proxy::{Proxy, ProxyWay};
@@ -278,7 +279,10 @@ impl Rules {
 fn sources(config: &Config, others: &[Arc<Rules>]) -> Sources {
     match others.first() {
         Some(rules) => rules.sources.clone(),
-        None => Sources::new(config.environment.clone(), &config.commands),
+        None => {
+            let calls = ControlCalls::new(config);
+            Sources::new(config.environment.clone(), &config.credentials, calls)
+        }
     }
 }
 

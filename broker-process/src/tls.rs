@@ -235,6 +235,14 @@ pub struct ClientRoots {
 }
 
 impl ClientRoots {
+    /// Nobody, for what does not speak TLS.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            store: Arc::new(RootCertStore::empty()),
+        }
+    }
+
     /// The system's roots and those in `extra`, PEM files. A machine without system roots is fine where `extra` gives
     /// some.
     ///

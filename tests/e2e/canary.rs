@@ -7,6 +7,7 @@ use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::Stdio;
 
+use broker_tests::aws::{EXTERNAL_ID, KEY_ID, ROLE, ScriptedAws, denied};
 use broker_tests::broker::{AGENT, AgentSetup, CALLER, Site, TENANT};
 use broker_tests::caller::{Answer as Answered, Caller, body};
 use broker_tests::canary::Outputs;
@@ -102,6 +103,11 @@ fn rules(origin: &Origin, file: &Path) -> Vec<Value> {
             "command",
             json!({"scheme": "bearer", "token": "${exec:good}"}),
         ),
+        auth("eks", json!({"scheme": "bearer", "token": "${eks:good}"})),
+        auth(
+            "sigv4",
+            json!({"scheme": "sigv4", "service": "aps", "aws": "good"}),
+        ),
         auth("pool", json!({"scheme": "bearer", "token": "${POOLED}"})),
         userinfo(
             "userinfo-file",
@@ -160,6 +166,8 @@ fn answer(request: &Request) -> Answer {
 async fn credentials_are_in_nothing_that_is_written_or_answered() {
     let origin = origin().await;
     let silent = Origin::scripted().await;
+    let cloud = ScriptedAws::start(CANARY).await;
+    let loose_cloud = Origin::answering(|_| denied(CANARY)).await;
     let site = Site::empty()
         .agent(TENANT, MARKER)
         .agent(TENANT, AGENT)
@@ -188,11 +196,15 @@ async fn credentials_are_in_nothing_that_is_written_or_answered() {
     accept.push(json!({"path": "/unreachable", "origin": unreachable}));
     accept.push(json!({"path": "/silent", "origin": silent.url(), "auth": bearer}));
     let bad_file = format!("${{file:{}}}", two_lines.display());
-    for (path, token) in [("/unavailable", &*bad_file), ("/fails", "${exec:bad}")] {
+    for (path, token) in [
+        ("/unavailable", &*bad_file),
+        ("/fails", "${exec:bad}"),
+        ("/cloud-fails", "${eks:bad}"),
+    ] {
         let bad = json!({"scheme": "bearer", "token": token});
         accept.push(json!({"path": path, "origin": origin.url(), "auth": bad}));
     }
-    let kinds = accept.len() - 4;
+    let kinds = accept.len() - 5;
     let with_token = format!("http://{CANARY}@{}", origin.address());
     let setup = AgentSetup::with_rules(json!({ "private": accept }))
         .named(TENANT, MARKER)
@@ -201,9 +213,18 @@ async fn credentials_are_in_nothing_that_is_written_or_answered() {
             silent.url()
         ))
         .setting(&format!(
-            "credentials: {{exec: {{good: {{command: [/bin/cat, {0}]}}, bad: {{command: [/bin/sh, -c, \"cat {0} {0} >&2; exit 1\"]}}}}}}",
-            file.display()
+            "credentials: {{
+               exec: {{good: {{command: [/bin/cat, {0}]}}, bad: {{command: [/bin/sh, -c, \"cat {0} {0} >&2; exit 1\"]}}}},
+               aws: {{good: {{assume-role: [{{role: \"{ROLE}\", external-id: {EXTERNAL_ID}}}], endpoint: \"{1}\"}},
+                      bad: {{assume-role: [{{role: \"{ROLE}\", external-id: {CANARY}}}], endpoint: \"{2}\"}}}},
+               eks: {{good: {{cluster: shop, aws: good}}, bad: {{cluster: shop, aws: bad}}}}}}",
+            file.display(),
+            cloud.url(),
+            loose_cloud.url(),
         ))
+        .variable("AWS_REGION", "eu-west-1")
+        .variable("AWS_ACCESS_KEY_ID", KEY_ID)
+        .variable("AWS_SECRET_ACCESS_KEY", CANARY)
         .variable("TOKEN", CANARY)
         .variable("ORIGIN_WITH_TOKEN", &with_token)
         .variable("MOUNTED_FILE", file.to_str().unwrap())
@@ -334,6 +355,7 @@ fn refusals() -> Vec<(String, u16)> {
         (to("/silent"), 504),
         (to("/unavailable"), 502),
         (to("/fails"), 502),
+        (to("/cloud-fails"), 502),
         (format!("/broker/{AGENT}/bearer/names"), 403),
         ("/broker/nobody/bearer/names".to_owned(), 503),
         ("/elsewhere".to_owned(), 404),

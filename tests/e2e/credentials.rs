@@ -374,7 +374,7 @@ async fn a_value_that_could_come_from_two_places_or_a_place_that_depends_stops_t
         (
             &[][..],
             "http://${exec:eks}@a",
-            "auth: \"${exec:eks}\" is no command of the settings' \"credentials.exec\" (did you mean \"eks1\"?)",
+            "auth: \"${exec:eks}\" is not in the settings' \"credentials.exec\" (did you mean \"eks1\"?)",
         ),
         (
             &[("TOKEN", "a"), ("TOKEN_FILE", "/run/token")],

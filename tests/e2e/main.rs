@@ -9,6 +9,7 @@
 mod callers;
 mod canary;
 mod certificates;
+mod cloud;
 mod conditions;
 mod connections;
 mod credentials;

@@ -28,6 +28,12 @@ impl Head {
         self.lines().next().unwrap_or_default()
     }
 
+    /// The request's method: the first word of the request line.
+    pub fn method(&self) -> String {
+        let line = self.first_line();
+        line.split(' ').next().unwrap_or_default().to_owned()
+    }
+
     /// The request's target: the second word of the request line.
     pub fn target(&self) -> String {
         self.first_line()

@@ -4,6 +4,7 @@
 //! - [`scripted_proxy::ScriptedProxy`] has the faults of the proxies that lead out of a company's network.
 //! - [`broker`] runs our own server and agent within the test.
 //! - [`origin::Origin`] and [`caller::Caller`] stand at the two ends and see every byte.
+//! - [`aws::ScriptedAws`] hands out keys of Amazon Web Services.
 //! - [`tap::Tap`] stands between agent and server, keeps what passes, and takes it apart.
 //! - [`volume`] replaces files as the kubelet does.
 //! - [`canary::Outputs`] looks for a secret in everything that was written or answered.
@@ -17,6 +18,7 @@
     reason = "a harness fails its test by panicking, and tells why on the terminal"
 )]
 
+pub mod aws;
 pub mod broker;
 pub mod caller;
 pub mod canary;

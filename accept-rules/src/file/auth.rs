@@ -5,11 +5,18 @@ use super::reader::{field_kind, find, report_duplicates};
 use super::{Entries, Problem, RuleReader};
 use crate::document::Node;
 use crate::origin::{OriginTemplate, split_userinfo};
-use crate::rule::{Auth, List};
-use crate::template::Template;
+use crate::rule::{Auth, List, SigV4};
+use crate::template::{Template, is_name};
 
-pub(super) const AUTH_KEYS: &[&str] = &["scheme", "token", "username", "password"];
-pub(super) const AUTH_SCHEMES: &[&str] = &["token", "bearer", "basic", "raw"];
+pub(super) const AUTH_KEYS: &[&str] = &[
+    "scheme", "token", "username", "password", "aws", "service", "region",
+];
+/// Those of the scheme `sigv4`, and of all others.
+const SIGV4_KEYS: &[&str] = &["aws", "service", "region"];
+const TOKEN_KEYS: &[&str] = &["token", "username", "password"];
+pub(super) const AUTH_SCHEMES: &[&str] = &["token", "bearer", "basic", "raw", "sigv4"];
+/// Whose keys sign where a rule does not say.
+const DEFAULT_AWS: &str = "default";
 
 impl RuleReader<'_> {
     pub(super) fn read_origin(
@@ -67,31 +74,57 @@ impl RuleReader<'_> {
             }
         }
         let scheme = self.read_scheme(fields)?;
+        let has = |keys: &[&str]| keys.iter().any(|key| find(fields, key).is_some());
+        let is_mixed = has(if scheme == "sigv4" {
+            TOKEN_KEYS
+        } else {
+            SIGV4_KEYS
+        });
         let token = self.credential(fields, "token");
         let username = self.credential(fields, "username");
         let password = self.credential(fields, "password");
         match (scheme, token, username, password) {
-            ("token", Some(token), None, None) => Some(Auth::Token(token?)),
-            ("bearer", Some(token), None, None) => Some(Auth::Bearer(token?)),
-            ("raw", Some(token), None, None) => Some(Auth::Raw(token?)),
-            ("basic", Some(token), None, None) => Some(Auth::BasicToken(token?)),
-            ("basic", None, Some(username), Some(password)) => Some(Auth::Basic {
-                username: username?,
-                password: password?,
-            }),
-            ("basic", ..) => {
-                let needs = "either \"token\" or both \"username\" and \"password\"";
-                self.refuse(Problem::AuthFields { scheme, needs });
-                None
-            }
-            _ => {
-                self.refuse(Problem::AuthFields {
-                    scheme,
-                    needs: "\"token\" and nothing else",
+            _ if is_mixed => {}
+            ("token", Some(token), None, None) => return Some(Auth::Token(token?)),
+            ("bearer", Some(token), None, None) => return Some(Auth::Bearer(token?)),
+            ("raw", Some(token), None, None) => return Some(Auth::Raw(token?)),
+            ("basic", Some(token), None, None) => return Some(Auth::BasicToken(token?)),
+            ("basic", None, Some(username), Some(password)) => {
+                return Some(Auth::Basic {
+                    username: username?,
+                    password: password?,
                 });
-                None
             }
+            ("sigv4", ..) if has(&["service"]) => return self.read_sigv4(fields).map(Auth::SigV4),
+            _ => {}
         }
+        let needs = match scheme {
+            "basic" => "either \"token\" or both \"username\" and \"password\"",
+            "sigv4" => "\"service\", and may have \"aws\" and \"region\" beside it",
+            _ => "\"token\" and nothing else",
+        };
+        self.refuse(Problem::AuthFields { scheme, needs });
+        None
+    }
+
+    fn read_sigv4(&mut self, fields: &Entries) -> Option<SigV4> {
+        let mut word = |field: &'static str| {
+            let Some(value) = find(fields, field) else {
+                return Some(None);
+            };
+            let text = self.text(field, value)?;
+            if !is_name(text) {
+                self.refuse(Problem::NoWord { field });
+                return None;
+            }
+            Some(Some(Box::<str>::from(text)))
+        };
+        let (aws, service, region) = (word("aws"), word("service"), word("region"));
+        Some(SigV4 {
+            aws: aws?.unwrap_or_else(|| DEFAULT_AWS.into()),
+            service: service??,
+            region: region?,
+        })
     }
 
     fn read_scheme(&mut self, fields: &Entries) -> Option<&'static str> {

@@ -316,6 +316,14 @@ pub enum Problem {
         /// The fields that it needs.
         needs: &'static str,
     },
+    /// A field of `auth` that is no name.
+    #[error(
+        "\"auth\": \"{field}\" is no name (use lower-case letters, digits, \".\", \"_\" and \"-\", up to 63)"
+    )]
+    NoWord {
+        /// The field.
+        field: &'static str,
+    },
     /// A text of `auth`, or an origin's userinfo, that cannot be expanded.
     #[error("\"{field}\": {error}")]
     Credential {

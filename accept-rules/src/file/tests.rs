@@ -2,7 +2,7 @@ use http::Method;
 use proptest::prelude::*;
 
 use super::*;
-use crate::rule::{Auth, Methods};
+use crate::rule::{Auth, Methods, SigV4};
 use crate::template::{Source, Template};
 
 const ORIGIN: &str = r#""origin": "https://host""#;
@@ -26,7 +26,7 @@ fn expanded_auth(fields: &str) -> (&'static str, String) {
     let expand = |text: &Template| {
         let value = |source: &Source| match source {
             Source::Variable(name) => name.to_string(),
-            Source::File(_) | Source::Exec(_) => source.to_string(),
+            Source::File(_) | Source::Declared(..) => source.to_string(),
         };
         text.expand(|source| Ok::<_, ()>(value(source))).unwrap()
     };
@@ -36,6 +36,11 @@ fn expanded_auth(fields: &str) -> (&'static str, String) {
         Some(Auth::Bearer(text)) => ("bearer", expand(text)),
         Some(Auth::BasicToken(text)) => ("basic-token", expand(text)),
         Some(Auth::Raw(text)) => ("raw", expand(text)),
+        Some(Auth::SigV4(SigV4 {
+            aws,
+            service,
+            region,
+        })) => ("sigv4", format!("{aws} {service} {region:?}")),
         Some(Auth::Userinfo(text)) => ("userinfo", expand(text)),
         Some(Auth::Basic { username, password }) => (
             "basic",
@@ -89,6 +94,14 @@ fn each_scheme_has_its_fields() {
     assert_eq!(
         auth(r#""scheme": "bearer", "token": " ${T}:", "//": 1"#),
         ("bearer", " T:".into())
+    );
+    assert_eq!(
+        auth(r#""scheme": "sigv4", "service": "execute-api""#),
+        ("sigv4", "default execute-api None".into())
+    );
+    assert_eq!(
+        auth(r#""scheme": "sigv4", "service": "aps", "aws": "shop", "region": "eu-west-1""#),
+        ("sigv4", r#"shop aps Some("eu-west-1")"#.into())
     );
     assert_eq!(
         auth(r#""scheme": "raw", "token": "Key ${T}""#),
@@ -268,6 +281,22 @@ fn an_error_names_rule_field_value_and_fix() {
             r#""auth": the scheme "basic" needs either "token" or both "username" and "password""#,
         ),
         (
+            r#""auth": {"scheme": "sigv4", "service": "aps", "token": "x"}"#,
+            r#""auth": the scheme "sigv4" needs "service", and may have "aws" and "region" beside it"#,
+        ),
+        (
+            r#""auth": {"scheme": "sigv4", "aws": "shop"}"#,
+            r#""auth": the scheme "sigv4" needs "service", and may have "aws" and "region" beside it"#,
+        ),
+        (
+            r#""auth": {"scheme": "bearer", "token": "x", "aws": "shop"}"#,
+            r#""auth": the scheme "bearer" needs "token" and nothing else"#,
+        ),
+        (
+            r#""auth": {"scheme": "sigv4", "service": "a b"}"#,
+            r#""auth": "service" is no name (use lower-case letters, digits, ".", "_" and "-", up to 63)"#,
+        ),
+        (
             r#""auth": {"scheme": "raw", "token": "a", "tokn": "b"}"#,
             r#"unknown key "tokn" (did you mean "token"?)"#,
         ),
@@ -277,7 +306,7 @@ fn an_error_names_rule_field_value_and_fix() {
         ),
         (
             r#""auth": {"scheme": "raw", "token": "${T:x}"}"#,
-            r#""token": "${T:…}" is not supported: use "${NAME}", "${file:/path}" or "${exec:name}"; there are no defaults"#,
+            r#""token": "${T:…}" is not supported: use "${NAME}", "${file:/path}", "${exec:name}", "${eks:name}"; there are no defaults"#,
         ),
     ] {
         assert_eq!(
@@ -387,7 +416,7 @@ fn a_bad_origin_is_refused_without_its_userinfo() {
         ),
         (
             "https://${vault:x}@host",
-            r#""origin": "${vault:…}" is not supported: use "${NAME}", "${file:/path}" or "${exec:name}"; there are no defaults"#,
+            r#""origin": "${vault:…}" is not supported: use "${NAME}", "${file:/path}", "${exec:name}", "${eks:name}"; there are no defaults"#,
         ),
         (
             "https://${file:x}@host",

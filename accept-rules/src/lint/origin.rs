@@ -174,6 +174,7 @@ fn is_literal(auth: &Auth) -> bool {
         | Auth::Raw(text)
         | Auth::Userinfo(text) => text,
         Auth::Basic { password, .. } | Auth::UserinfoBasic { password, .. } => password,
+        Auth::SigV4(_) => return false,
     };
     !secret.is_empty() && secret.sources().next().is_none()
 }

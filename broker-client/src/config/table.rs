@@ -214,6 +214,35 @@ pub(super) const COMMANDS: Section = Section {
       cache: 5m                   # the default"#,
 };
 
+pub(super) const AWS: Section = Section {
+    key: "credentials.aws",
+    help: "whose keys of Amazon Web Services, by the name under which rules sign with them (`\"scheme\": \"sigv4\"`) and \
+           clusters are reached. Without roles to assume they are those that the agent runs with, in the order of \
+           Amazon's own programs: environment, web identity, container, instance. `region` is AWS_REGION where it is \
+           left out, and an entry `default` is there without being written",
+    example: r#"credentials:
+  aws:
+    shop:
+      region: eu-west-1
+      assume-role:                # each with the keys of the one before
+      - role: arn:aws:iam::123456789012:role/broker
+        external-id: "42"
+        session-name: broker-client # the default
+        duration: 1h                # the default
+      endpoint: https://sts.eu-west-1.amazonaws.com # the region's, the default"#,
+};
+pub(super) const EKS: Section = Section {
+    key: "credentials.eks",
+    help: "clusters of Amazon EKS, by the name under which rules use their tokens, here `${eks:shop}`. \
+           `aws` is an entry of `credentials.aws`, and `region` that entry's where it is left out",
+    example: r#"credentials:
+  eks:
+    shop:
+      cluster: shop-production
+      aws: shop                   # or default, the default
+      region: eu-west-1"#,
+};
+
 pub(super) const TUNNEL_COUNT: Setting = Setting::new(
     "tunnel.count",
     "N",
@@ -314,7 +343,7 @@ pub static TABLE: Table = Table {
         Group {
             title: "Credentials",
             settings: &[],
-            sections: &[COMMANDS],
+            sections: &[COMMANDS, AWS, EKS],
         },
         Group {
             title: "Tunnel",

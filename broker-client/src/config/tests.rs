@@ -138,6 +138,61 @@ fn commands_have_a_program_and_sensible_limits() {
 }
 
 #[test]
+fn what_is_wrong_with_a_clouds_settings_is_told() {
+    for (settings, said) in [
+        (
+            "aws: {shop: {}}",
+            "credentials.aws.shop: no region (write region: eu-west-1, or set AWS_REGION)",
+        ),
+        (
+            "aws: {shop: {region: 'a/b'}}",
+            "credentials.aws.shop.region: \"a/b\" is no region (write eu-west-1)",
+        ),
+        ("aws: {Shop: {region: a}}", "is no name that a rule can use"),
+        (
+            "aws: {shop: {region: a, endpoint: 'http://sts.test'}}",
+            "http:// is for this machine alone",
+        ),
+        (
+            "aws: {shop: {region: a, assume-role: [{role: broker}]}}",
+            "\"broker\" is no role's ARN (write arn:aws:iam::123456789012:role/broker)",
+        ),
+        (
+            "aws: {shop: {region: a, assume-role: [{external-id: a}]}}",
+            "no role (write role: arn:aws:iam::123456789012:role/broker)",
+        ),
+        (
+            "aws: {shop: {region: a, assume-role: [{role: \"arn:aws:iam::123456789012:role/broker\", duration: 1m}]}}",
+            "\"1m\" is not between 15m and 12h",
+        ),
+        (
+            "aws: {shop: {region: a, assume-role: [{role: \"arn:aws:iam::123456789012:role/broker\", session-name: a b}]}}",
+            "\"a b\" is no session's name",
+        ),
+        (
+            "aws: {shop: {region: a, roles: []}}",
+            "unknown key \"roles\"",
+        ),
+        (
+            "aws: {shop: {region: a}}, eks: {shop: {aws: shop}}",
+            "credentials.eks.shop: no cluster (write cluster: shop-production)",
+        ),
+        (
+            "aws: {shop: {region: a}}, eks: {shop: {cluster: a, aws: shap}}",
+            "credentials.eks.shop: aws: \"shap\" is no entry of the settings' \"credentials.aws\" (did you mean \"shop\"?)",
+        ),
+        (
+            "eks: {shop: {cluster: a}}",
+            "credentials.eks.shop: aws: no region is known (set AWS_REGION, or declare credentials.aws.default with a region)",
+        ),
+    ] {
+        let folder = Folder::new();
+        folder.write("agent.yaml", &format!("credentials: {{{settings}}}"));
+        assert_refused(folder.load(&["--config", "agent.yaml"], &BASE), said);
+    }
+}
+
+#[test]
 fn every_setting_can_be_set_by_flag_variable_and_file() {
     let lacking: Vec<String> = TABLE
         .settings()

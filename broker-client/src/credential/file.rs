@@ -44,7 +44,7 @@ struct State {
 }
 
 /// The value, or why there is none.
-type Content = Result<Arc<Secret>, Arc<str>>;
+pub(super) type Content = Result<Arc<Secret>, Arc<str>>;
 
 impl FileSource {
     /// Reads the file at `path`; one that cannot be read now may be later.
@@ -94,9 +94,7 @@ impl FileSource {
     }
 
     async fn content(&self) -> Content {
-        let path = self.path.clone();
-        let content = spawn_blocking(move || read(&path)).await;
-        content.unwrap_or_else(|error| Err(format!("cannot be read: {error}").into()))
+        content(self.path.clone()).await
     }
 
     fn holds(&self, content: &Content) -> bool {
@@ -151,6 +149,12 @@ pub(super) async fn keep(file: Weak<FileSource>) {
         };
         file.refresh().await;
     }
+}
+
+/// What a file holds now.
+pub(super) async fn content(path: PathBuf) -> Content {
+    let content = spawn_blocking(move || read(&path)).await;
+    content.unwrap_or_else(|error| Err(format!("cannot be read: {error}").into()))
 }
 
 fn same(a: &Content, b: &Content) -> bool {

@@ -5,17 +5,19 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use accept_rules::{MissingVariable, Source};
+use accept_rules::{Declared, MissingVariable, Source};
 use broker_process::settings::{Environment, nearest};
 use broker_process::tls::TlsError;
 use tokio_util::sync::CancellationToken;
 
+use super::aws::{AwsIdentity, AwsKeys, EksToken};
 use super::command::CommandSource;
 use super::file::{self, FileSource};
 use super::pool::Pool;
 use super::renewed::{self, Fetch, Household, Renewed};
 use super::{CredentialError, Secret, Unavailable};
-use crate::config::{CommandSettings, OriginTlsSettings};
+use crate::config::{CredentialSettings, OriginTlsSettings, unknown_aws};
+use crate::control_call::ControlCalls;
 use crate::origin::{OriginTls, keep_tls};
 use crate::status::{CredentialSource, StatusBoard};
 
@@ -31,13 +33,18 @@ struct Inner {
     /// Those that a rule has used, by variable.
     pools: Mutex<BTreeMap<String, Arc<Pool>>>,
     /// Those that are asked for, and that a rule uses, as `files`; by their names in status and log.
-    renewed: Mutex<BTreeMap<String, Weak<Renewed<Secret>>>>,
+    renewed: Live<Secret>,
+    /// The same for keys of Amazon Web Services.
+    aws: Live<AwsKeys>,
     /// TLS of origins that has files of its own, as `files`.
     origin_tls: Mutex<BTreeMap<OriginTlsSettings, Weak<OriginTls>>>,
     /// What the settings say of them.
-    commands: BTreeMap<String, CommandSettings>,
+    settings: CredentialSettings,
+    calls: ControlCalls,
     household: Household,
 }
+
+type Live<T> = Mutex<BTreeMap<String, Weak<Renewed<T>>>>;
 
 /// One source's value, as a credential uses it.
 #[derive(Debug)]
@@ -92,10 +99,11 @@ impl Value {
 }
 
 impl Sources {
-    /// Variables, and the settings' commands.
+    /// Variables, and what the settings declare.
     pub(crate) fn new(
         environment: Environment,
-        commands: &BTreeMap<String, CommandSettings>,
+        settings: &CredentialSettings,
+        calls: ControlCalls,
     ) -> Self {
         Self(Arc::new(Inner {
             environment,
@@ -103,7 +111,9 @@ impl Sources {
             pools: Mutex::default(),
             renewed: Mutex::default(),
             origin_tls: Mutex::default(),
-            commands: commands.clone(),
+            aws: Mutex::default(),
+            settings: settings.clone(),
+            calls,
             household: Household::default(),
         }))
     }
@@ -146,7 +156,7 @@ impl Sources {
         match source {
             Source::Variable(name) => self.find_variable(name),
             Source::File(path) => Ok(Value::File(self.file(Path::new(&**path)))),
-            Source::Exec(name) => Ok(Value::Renewed(self.command(name)?)),
+            Source::Declared(kind, name) => Ok(Value::Renewed(self.declared(*kind, name)?)),
         }
     }
 
@@ -188,7 +198,10 @@ impl Sources {
                 for file in self.files().iter().filter(|file| file.claim()) {
                     self.spawn(file::keep(Arc::downgrade(file)));
                 }
-                for source in self.renewed().iter().filter(|source| source.claim()) {
+                for source in used(&self.0.renewed).iter().filter(|it| it.claim()) {
+                    self.spawn(renewed::keep(Arc::downgrade(source)));
+                }
+                for source in used(&self.0.aws).iter().filter(|it| it.claim()) {
                     self.spawn(renewed::keep(Arc::downgrade(source)));
                 }
                 for tls in self.all_tls().iter().filter(|tls| tls.claim()) {
@@ -216,11 +229,13 @@ impl Sources {
     }
 
     fn states(&self) -> Vec<CredentialSource> {
-        let (files, renewed, tls) = (self.files(), self.renewed(), self.all_tls());
+        let (files, tls) = (self.files(), self.all_tls());
+        let (aws, renewed) = (used(&self.0.aws), used(&self.0.renewed));
         let files = files.iter().map(|file| file.state());
+        let aws = aws.iter().filter_map(|source| source.state());
         let renewed = renewed.iter().filter_map(|source| source.state());
         let tls = tls.iter().filter_map(|tls| tls.state());
-        files.chain(renewed).chain(tls).collect()
+        files.chain(aws).chain(renewed).chain(tls).collect()
     }
 
     fn variable(&self, name: &str) -> Option<&str> {
@@ -251,46 +266,87 @@ impl Sources {
         file
     }
 
-    fn command(&self, name: &str) -> Result<Arc<Renewed<Secret>>, CredentialError> {
-        let commands = &self.0.commands;
-        let settings = commands.get(name).ok_or_else(|| {
-            let near = nearest(name, commands.keys().map(String::as_str));
-            CredentialError::UnknownCommand {
-                name: name.to_owned(),
-                near: near.map(str::to_owned),
+    fn declared(
+        &self,
+        kind: Declared,
+        name: &str,
+    ) -> Result<Arc<Renewed<Secret>>, CredentialError> {
+        let settings = &self.0.settings;
+        Ok(match kind {
+            Declared::Exec => {
+                let command = find(&settings.commands, kind, name)?;
+                self.live(&self.0.renewed, format!("command {name}"), || {
+                    Box::new(CommandSource(command.clone()))
+                })
             }
-        })?;
-        Ok(self.renewed_as(format!("command {name}"), || {
-            Box::new(CommandSource(settings.clone()))
-        }))
+            Declared::Eks => {
+                let eks = find(&settings.eks, kind, name)?;
+                let (keys, region) = self.aws(&eks.aws)?;
+                self.live(&self.0.renewed, format!("eks {name}"), || {
+                    Box::new(EksToken::new(eks, &region, keys))
+                })
+            }
+        })
+    }
+
+    /// The keys of an entry of the settings, and its region.
+    pub(super) fn aws(
+        &self,
+        name: &str,
+    ) -> Result<(Arc<Renewed<AwsKeys>>, Box<str>), CredentialError> {
+        let Inner {
+            settings,
+            environment,
+            calls,
+            aws,
+            ..
+        } = &*self.0;
+        let entry = settings.aws.get(name);
+        let entry =
+            entry.ok_or_else(|| CredentialError::UnknownAws(unknown_aws(name, &settings.aws)))?;
+        let keys = self.live(aws, format!("aws {name}"), || {
+            Box::new(AwsIdentity::new(entry, environment, calls))
+        });
+        Ok((keys, entry.region.as_str().into()))
     }
 
     /// The source of this name, made where nobody uses it yet.
-    fn renewed_as(
+    fn live<T: PartialEq + Send + Sync + 'static>(
         &self,
+        sources: &Live<T>,
         name: String,
-        fetch: impl FnOnce() -> Box<dyn Fetch<Secret>>,
-    ) -> Arc<Renewed<Secret>> {
-        let Inner {
-            renewed, household, ..
-        } = &*self.0;
-        let mut renewed = renewed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(source) = renewed.get(&name).and_then(Weak::upgrade) {
+        fetch: impl FnOnce() -> Box<dyn Fetch<T>>,
+    ) -> Arc<Renewed<T>> {
+        let household = &self.0.household;
+        let mut sources = sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = sources.get(&name).and_then(Weak::upgrade) {
             return source;
         }
         let source = Renewed::new(name.clone(), fetch(), household.clone());
-        renewed.insert(name, Arc::downgrade(&source));
+        sources.insert(name, Arc::downgrade(&source));
         household.changed.notify_one();
         source
-    }
-
-    fn renewed(&self) -> Vec<Arc<Renewed<Secret>>> {
-        used(&self.0.renewed)
     }
 
     fn files(&self) -> Vec<Arc<FileSource>> {
         used(&self.0.files)
     }
+}
+
+/// What the settings declare under this name.
+fn find<'s, T>(
+    declared: &'s BTreeMap<String, T>,
+    kind: Declared,
+    name: &str,
+) -> Result<&'s T, CredentialError> {
+    declared.get(name).ok_or_else(|| {
+        let near = nearest(name, declared.keys().map(String::as_str));
+        CredentialError::Undeclared {
+            kind: kind.word(),
+            name: name.to_owned(),
+            near: near.map(str::to_owned),
+        }
+    })
 }
 
 /// Those that somebody uses; the others are forgotten.

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::fmt;
 
-use accept_rules::{Auth, List, Rule, RuleFile, RuleIndex, RuleSet, Template};
+use accept_rules::{Auth, List, Rule, RuleFile, RuleIndex, RuleSet, SigV4, Template};
 use broker_process::exit::Exit;
 use clap::{ArgMatches, Command};
 use http::Method;
@@ -168,6 +168,12 @@ struct NewAuth {
     username: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     password: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aws: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    region: Option<String>,
 }
 
 impl NewRule {
@@ -240,7 +246,18 @@ impl NewRule {
                 scheme: "basic",
                 username: Some(text(username)),
                 password: Some(text(password)),
-                token: None,
+                ..NewAuth::default()
+            }),
+            Some(Auth::SigV4(SigV4 {
+                aws,
+                service,
+                region,
+            })) => Some(NewAuth {
+                scheme: "sigv4",
+                aws: Some(aws.to_string()),
+                service: Some(service.to_string()),
+                region: region.as_deref().map(str::to_owned),
+                ..NewAuth::default()
             }),
             Some(Auth::Userinfo(token)) => {
                 let userinfo = text(token);
