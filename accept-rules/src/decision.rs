@@ -47,6 +47,17 @@ impl Allowed {
         &self.parts.caller
     }
 
+    /// Denies it after all, by the same rule.
+    pub fn hold_back(self, why: HeldBack) -> Denied {
+        Denied {
+            target: self.parts.target,
+            caller: self.parts.caller,
+            reason: DenyReason::HeldBack(why),
+            nearest: None,
+            rule: Some(self.parts.rule),
+        }
+    }
+
     /// The request, to be sent.
     pub fn into_parts(self) -> AllowedParts {
         self.parts
@@ -103,13 +114,14 @@ pub enum BodyRefusal {
     Incomplete,
 }
 
-/// A request that no rule allows.
+/// A request that no rule allows, or that its rule holds back.
 #[derive(Debug)]
 pub struct Denied {
     pub(crate) target: RequestTarget,
     pub(crate) caller: Box<str>,
     pub(crate) reason: DenyReason,
     pub(crate) nearest: Option<Nearest>,
+    pub(crate) rule: Option<RuleIndex>,
 }
 
 impl Denied {
@@ -128,10 +140,24 @@ impl Denied {
         self.reason
     }
 
+    /// The rule that holds it back; `None` where none matches.
+    pub fn rule(&self) -> Option<RuleIndex> {
+        self.rule
+    }
+
     /// The rule that comes nearest, and the first thing that differs from it.
     pub fn nearest(&self) -> Option<&Nearest> {
         self.nearest.as_ref()
     }
+}
+
+/// Why a request does not pass though a rule allows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum HeldBack {
+    /// As many as may came in this period.
+    Rate,
+    /// As many as may are under way.
+    Concurrency,
 }
 
 /// Why a request is denied.
@@ -145,15 +171,19 @@ pub enum DenyReason {
     BodyTooLarge,
     /// The body that a rule asks for broke off.
     BodyIncomplete,
+    /// A rule allows it, and not now.
+    HeldBack(HeldBack),
 }
 
 impl DenyReason {
     /// Every reason.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 6] = [
         Self::NoRules,
         Self::NoMatch,
         Self::BodyTooLarge,
         Self::BodyIncomplete,
+        Self::HeldBack(HeldBack::Rate),
+        Self::HeldBack(HeldBack::Concurrency),
     ];
 
     /// A stable name for logs and records.
@@ -163,6 +193,8 @@ impl DenyReason {
             Self::NoMatch => "no-match",
             Self::BodyTooLarge => "body-too-large",
             Self::BodyIncomplete => "body-incomplete",
+            Self::HeldBack(HeldBack::Rate) => "rate-limited",
+            Self::HeldBack(HeldBack::Concurrency) => "concurrency-limited",
         }
     }
 }

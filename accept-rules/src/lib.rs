@@ -31,7 +31,7 @@
 //!
 //! ## Version 2
 //! `origin` and `auth` are as above; everything else is narrower unless the rule says otherwise. Keys
-//! that are unknown or repeated are refused wherever they stand, and so are `limits`,
+//! that are unknown or repeated are refused wherever they stand, and so are
 //! `callers-signed` and `upgrade`, which nothing enforces yet. `//` is a comment.
 //!
 //! | key | means | default |
@@ -140,6 +140,7 @@ mod file;
 mod glob;
 mod js_regex;
 mod kubernetes;
+mod limits;
 mod lint;
 mod origin;
 mod path_glob;
@@ -155,7 +156,9 @@ mod weight;
 
 pub use body::{BodyError, BodyPathError};
 pub use convert::to_version_2;
-pub use decision::{Allowed, AllowedParts, BodyRefusal, Decision, Denied, DenyReason, Pending};
+pub use decision::{
+    Allowed, AllowedParts, BodyRefusal, Decision, Denied, DenyReason, HeldBack, Pending,
+};
 pub use explain::{Difference, Explanation, Nearest, Part, PathDifference};
 pub use file::{
     FileError, FileErrors, FileWarning, MAX_FILE_LEN, Place, Problem, RuleFile, SCHEMA, UnknownKeys,
@@ -163,6 +166,7 @@ pub use file::{
 pub use glob::GlobError;
 pub use js_regex::JsRegexError;
 pub use kubernetes::{KubernetesDifference, KubernetesResource, KubernetesRule, Verb};
+pub use limits::{Rate, RateError, RequestLimits, RuleLimits};
 pub use lint::{Finding, LintCode, lint};
 pub use origin::{Origin, OriginError, OriginTemplate, split_userinfo};
 pub use path_glob::PathGlobError;

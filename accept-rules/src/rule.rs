@@ -10,6 +10,7 @@ use thiserror::Error;
 use crate::condition::{Conditions, Verdict};
 use crate::explain::{Difference, Segment};
 use crate::kubernetes::KubernetesRule;
+use crate::limits::RuleLimits;
 use crate::origin::OriginTemplate;
 use crate::path_glob::PathGlob;
 use crate::path_pattern::PathPattern;
@@ -68,6 +69,7 @@ pub struct Rule {
     pub(crate) callers: Option<Box<[Box<str>]>>,
     pub(crate) expires: Option<SystemTime>,
     pub(crate) timeouts: RuleTimeouts,
+    pub(crate) limits: RuleLimits,
     pub(crate) keep_cookies: bool,
     pub(crate) allow_headers: Box<[HeaderName]>,
     pub(crate) disabled: bool,
@@ -160,6 +162,11 @@ impl Rule {
     /// How long the origin may take, where the rule says so.
     pub fn timeouts(&self) -> RuleTimeouts {
         self.timeouts
+    }
+
+    /// How much of what it allows may happen.
+    pub fn limits(&self) -> RuleLimits {
+        self.limits
     }
 
     /// Whether cookies pass beside its credential, in both directions.

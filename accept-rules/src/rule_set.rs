@@ -203,6 +203,7 @@ impl Request {
             caller: self.caller,
             reason,
             nearest,
+            rule: None,
         }
     }
 }

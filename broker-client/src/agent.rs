@@ -21,6 +21,7 @@ use crate::credential::{FingerprintKey, Sources};
 use crate::dial::Dialer;
 use crate::instance::{Instance, InstanceError};
 use crate::judged_body::BodyKeeper;
+use crate::limits::Limiter;
 use crate::local;
 use crate::reload::{self, ReloadHandle, Reloader};
 use crate::rules::{Rules, RulesError, RulesInForce};
@@ -232,6 +233,7 @@ impl Agent {
                 cut: cut.clone(),
                 tracker: tracker.clone(),
                 bodies: Arc::new(BodyKeeper::new(config.rules.body_limit)),
+                limiter: Arc::new(Limiter::new(config.limits.as_rule())),
                 fingerprints: Arc::clone(&fingerprints),
                 room: Arc::new(Semaphore::new(2 * MAX_TUNNELS)),
             });

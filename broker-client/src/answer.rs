@@ -1,5 +1,6 @@
 //! The answer's body on its way from the origin into the tunnel: counted, timed, and its end put on record.
 
+use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,6 +16,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use crate::audit::{Ended, OutcomeSlot};
+use crate::limits::Permit;
 use crate::upload::Upload;
 
 /// Why a body broke off after the head of its answer had gone. It ends visibly broken, never cleanly.
@@ -24,6 +26,8 @@ pub(crate) enum BodyError {
     Origin(#[source] hyper::Error),
     #[error("nothing moved for {0:?}")]
     Idle(Duration),
+    #[error("the origin's answer is longer than its rule or `limits.response-size` allows")]
+    TooLong,
 }
 
 /// What the agent answers with.
@@ -48,6 +52,10 @@ pub(crate) struct OriginBody {
     slot: Option<OutcomeSlot>,
     upload: Arc<Upload>,
     bytes: u64,
+    /// Of its bytes.
+    most: Option<NonZeroU64>,
+    /// Its place among those that may be under way.
+    _permit: Permit,
 }
 
 /// How long nothing has come. A reader's pause is not the origin's: the clock stands from a frame until somebody
@@ -61,11 +69,14 @@ struct Idle {
 
 impl OriginBody {
     /// `idle` is how long the origin may send nothing, and the upload may not move; without one both may for ever.
+    /// `most` is how many bytes may pass.
     pub(crate) fn new(
         incoming: Incoming,
         idle: Option<Duration>,
+        most: Option<NonZeroU64>,
         slot: OutcomeSlot,
         upload: Arc<Upload>,
+        permit: Permit,
     ) -> Self {
         let mut body = Self {
             incoming,
@@ -73,6 +84,8 @@ impl OriginBody {
             slot: Some(slot),
             upload,
             bytes: 0,
+            most,
+            _permit: permit,
         };
         if body.incoming.is_end_stream() {
             body.end(Ended::Complete);
@@ -119,7 +132,12 @@ impl OriginBody {
         let frame = frame.map(|frame| Ok(self.cleaned(frame.map_err(BodyError::Origin)?)));
         match &frame {
             Some(Ok(frame)) => {
-                self.bytes += frame.data_ref().map_or(0, Bytes::len) as u64;
+                let bytes = self.bytes + frame.data_ref().map_or(0, Bytes::len) as u64;
+                if self.most.is_some_and(|most| bytes > most.get()) {
+                    self.end(Ended::TooLong);
+                    return Poll::Ready(Some(Err(BodyError::TooLong)));
+                }
+                self.bytes = bytes;
                 // hyper does not ask again after the last frame, nor after trailers.
                 if frame.is_trailers() || self.incoming.is_end_stream() {
                     self.end(Ended::Complete);

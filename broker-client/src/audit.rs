@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use accept_rules::{Allowed, Denied, Explanation, Origin};
+use accept_rules::{Allowed, Denied, Explanation, Origin, RuleIndex};
 use broker_protocol::{AgentName, TenantId};
 use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -241,6 +241,7 @@ impl AuditLog {
         let fields = DecisionFields {
             reason: denied.reason().code(),
             nearest,
+            rule: denied.rule().map(RuleIndex::as_usize),
             ..DecisionFields::of(denied.target(), denied.caller())
         };
         self.deny(fields, context).await

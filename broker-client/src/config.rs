@@ -3,6 +3,7 @@
 mod commands;
 mod connection;
 mod credentials;
+mod limits;
 mod networks;
 mod origins;
 mod rule_settings;
@@ -32,6 +33,7 @@ pub(crate) use connection::Which;
 pub use connection::{Accept, Connection};
 pub(crate) use credentials::unknown_aws;
 pub use credentials::{AssumedRole, AwsSettings, CredentialSettings, EksSettings};
+pub use limits::LimitSettings;
 pub use origins::{
     EncodedSlash, OriginSettings, OriginTlsSettings, OriginTrust, Origins, Timeouts,
 };
@@ -43,6 +45,7 @@ pub use tunnel::TunnelSettings;
 
 use connection::{Stated, connections};
 use credentials::credentials;
+use limits::limits;
 use networks::{authorities, networks, proxies, proxy_choice};
 use origins::timeouts;
 pub(crate) use origins::unverified;
@@ -78,6 +81,8 @@ pub struct Config {
     pub keep_forwarded: bool,
     /// What holds for every origin that `origins` does not name.
     pub timeouts: Timeouts,
+    /// How much each caller may ask for, whatever the rule.
+    pub limits: LimitSettings,
     /// Where health is told.
     pub local_listen: SocketAddr,
     /// The path of the health check there.
@@ -218,6 +223,7 @@ impl Config {
         let connections = connections(&settings, folder, timeouts, tunnel.may_be_plain);
         let rules = rule_settings(&settings);
         let credentials = credentials(&settings, &environment);
+        let limits = limits(&settings);
         let origin_ca_cert = authorities(&settings, &table::CA_CERT);
         let extra_ca_certs = authorities(&settings, &table::EXTRA_CA_CERTS);
         let proxies = proxies(&settings, &mut warnings);
@@ -247,6 +253,7 @@ impl Config {
             origin_addresses: AddressPolicy::naming(origin_addresses.unwrap_or_default()),
             keep_forwarded,
             timeouts,
+            limits,
             local_listen,
             healthcheck_path,
             data,

@@ -1,22 +1,45 @@
 //! What a caller is told of a denied request; its owner is told more, in log, record and status.
 
-use accept_rules::{Denied, DenyReason, Explanation, Part};
+use std::time::Duration;
+
+use accept_rules::{Allowed, Denied, DenyReason, Explanation, HeldBack, Part, RuleSet};
 use broker_protocol::{ErrorCode, Problem};
 
 use crate::config::{ExplainToCallers, Explaining};
+use crate::limits::Reached;
 
 /// A denied request, and the rule that came nearest, where one did.
 pub(crate) struct Denial {
     pub(crate) denied: Box<Denied>,
     pub(crate) nearest: Option<Explanation>,
+    /// When to try again, where that is known.
+    pub(crate) retry_after: Option<Duration>,
 }
 
 impl Denial {
+    pub(crate) fn of(denied: Box<Denied>, rules: &RuleSet) -> Self {
+        Self {
+            nearest: denied.nearest().map(|nearest| nearest.describe(rules)),
+            denied,
+            retry_after: None,
+        }
+    }
+
+    /// Of a request that a limit holds back.
+    pub(crate) fn held_back(allowed: Allowed, reached: Reached) -> Self {
+        Self {
+            denied: Box::new(allowed.hold_back(reached.why)),
+            nearest: None,
+            retry_after: Some(reached.retry_after),
+        }
+    }
+
     pub(crate) fn code(&self) -> ErrorCode {
         match self.denied.reason() {
             DenyReason::NoRules | DenyReason::NoMatch => ErrorCode::Denied,
             DenyReason::BodyTooLarge => ErrorCode::BodyTooLarge,
             DenyReason::BodyIncomplete => ErrorCode::BadRequest,
+            DenyReason::HeldBack(HeldBack::Rate | HeldBack::Concurrency) => ErrorCode::RateLimited,
         }
     }
 
@@ -33,6 +56,10 @@ impl Denial {
                 with_contact(self.tell_difference(problem, explaining), explaining)
             }
             DenyReason::BodyTooLarge | DenyReason::BodyIncomplete => problem,
+            DenyReason::HeldBack(_) => match self.retry_after {
+                Some(wait) => problem.retry_after(wait),
+                None => problem,
+            },
         }
     }
 
@@ -46,6 +73,12 @@ impl Denial {
             }
             DenyReason::BodyIncomplete => {
                 "a rule asks about this body, and it did not come to its end in time"
+            }
+            DenyReason::HeldBack(HeldBack::Rate) => {
+                "the agent's owner limits how many such requests pass in a time: try again after `Retry-After`"
+            }
+            DenyReason::HeldBack(HeldBack::Concurrency) => {
+                "the agent's owner limits how many such requests are under way at once: try again when one has ended"
             }
         }
     }

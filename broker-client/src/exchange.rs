@@ -1,6 +1,7 @@
 //! One request, end to end. [`Exchange::run`] is the agent's one path, in order: headers, target, decision, record,
 //! credential, origin, outcome. Read this first.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -11,7 +12,7 @@ use broker_protocol::{AgentName, ErrorCode, Problem, TenantId, hop};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
 
@@ -25,6 +26,7 @@ use crate::config::Explaining;
 use crate::credential::{Credential, CredentialVersion, FingerprintKey};
 use crate::denial::Denial;
 use crate::judged_body::BodyKeeper;
+use crate::limits::{Limiter, Permit};
 use crate::location;
 use crate::origin::{OriginError, Outgoing};
 use crate::rules::{Route, Rules, RulesInForce};
@@ -43,6 +45,8 @@ pub(crate) struct Exchange {
     pub(crate) board: ConnectionBoard,
     pub(crate) bodies: Arc<BodyKeeper>,
     pub(crate) explaining: Explaining,
+    /// Of what each caller asks for, whatever the rule.
+    pub(crate) limiter: Arc<Limiter>,
     pub(crate) fingerprints: Arc<FingerprintKey>,
 }
 
@@ -64,8 +68,8 @@ impl Exchange {
         let rules = self.rules.now();
         let mut body = Some(body);
         match self.judge(&rules, parts, &mut body, caller, &context).await {
-            Ok(recorded) => {
-                self.forward(&rules, recorded, removed, body, &context)
+            Ok((recorded, permit)) => {
+                self.forward(&rules, recorded, permit, removed, body, &context)
                     .await
             }
             Err(refusal) => self.refuse(refusal, &context),
@@ -99,7 +103,7 @@ impl Exchange {
         body: &mut Option<Incoming>,
         caller: String,
         context: &DecisionContext,
-    ) -> Result<Recorded<Allowed>, Refusal> {
+    ) -> Result<(Recorded<Allowed>, Permit), Refusal> {
         let raw = parts
             .uri
             .path_and_query()
@@ -107,9 +111,10 @@ impl Exchange {
         let target = match target_of(&parts.method, raw, &parts.headers) {
             Ok(target) => target,
             Err(why) => {
-                return self
-                    .refuse_ambiguous(&parts.method, raw, why, &caller, context)
-                    .await;
+                let method = &parts.method;
+                return Err(self
+                    .refuse_ambiguous(method, raw, why, &caller, context)
+                    .await);
             }
         };
         let question = Question {
@@ -123,20 +128,14 @@ impl Exchange {
             Decision::NeedsBody(pending) => self.judge_body(rules, pending, body.take()).await,
             Decision::Deny(denied) => Err(Box::new(denied)),
         };
-        match verdict {
-            Ok(allowed) => {
-                let route = rules
-                    .route(allowed.rule())
-                    .expect("every rule of a set has its route");
-                let recorded = self
-                    .audit
-                    .record_allow(allowed, &route.origin, context)
-                    .await;
-                recorded.map_err(Refusal::Audit)
+        let verdict = verdict.map_err(|denied| Denial::of(denied, &rules.set));
+        match verdict.and_then(|allowed| self.admit(rules, allowed)) {
+            Ok((allowed, permit)) => {
+                let origin = &route_of(rules, &allowed).origin;
+                let recorded = self.audit.record_allow(allowed, origin, context).await;
+                Ok((recorded.map_err(Refusal::Audit)?, permit))
             }
-            Err(denied) => {
-                let nearest = denied.nearest().map(|it| it.describe(&rules.set));
-                let denial = Denial { denied, nearest };
+            Err(denial) => {
                 self.note_denial(&denial, context);
                 self.audit
                     .record_deny(&denial.denied, denial.nearest.as_ref(), context)
@@ -145,6 +144,18 @@ impl Exchange {
                 Err(Refusal::Denied(denial))
             }
         }
+    }
+
+    /// Takes its place among those that may pass now.
+    fn admit(&self, rules: &Rules, allowed: Allowed) -> Result<(Allowed, Permit), Denial> {
+        let mut permit = Permit::default();
+        let limiters = [&self.limiter, &route_of(rules, &allowed).limiter];
+        for limiter in limiters {
+            if let Err(reached) = limiter.admit(allowed.caller(), &mut permit) {
+                return Err(Denial::held_back(allowed, reached));
+            }
+        }
+        Ok((allowed, permit))
     }
 
     /// Decides again, with the whole body.
@@ -178,7 +189,7 @@ impl Exchange {
         why: Ambiguous,
         caller: &str,
         context: &DecisionContext,
-    ) -> Result<Recorded<Allowed>, Refusal> {
+    ) -> Refusal {
         // Query values may be secrets of the caller's.
         let path = raw.split('?').next().unwrap_or_default();
         self.board
@@ -189,15 +200,16 @@ impl Exchange {
             raw: raw.as_bytes(),
             why: &why,
         };
-        self.audit
-            .record_refused(refused, context)
-            .await
-            .map_err(Refusal::Audit)?;
-        Err(Refusal::Ambiguous(why))
+        match self.audit.record_refused(refused, context).await {
+            Ok(()) => Refusal::Ambiguous(why),
+            Err(error) => Refusal::Audit(error),
+        }
     }
 
     fn note_denial(&self, denial: &Denial, context: &DecisionContext) {
-        let Denial { denied, nearest } = denial;
+        let Denial {
+            denied, nearest, ..
+        } = denial;
         let (method, path, reason) = (
             denied.target().method(),
             denied.target().path(),
@@ -214,14 +226,13 @@ impl Exchange {
         &self,
         rules: &Rules,
         recorded: Recorded<Allowed>,
+        permit: Permit,
         removed: Removed,
         mut incoming: Option<Incoming>,
         context: &DecisionContext,
     ) -> Response<AnswerBody> {
         let allowed = recorded.get();
-        let route = rules
-            .route(allowed.rule())
-            .expect("every rule of a set has its route");
+        let route = route_of(rules, allowed);
         let query = allowed.target().query().map(str::to_owned);
         let (outgoing, mut slot) = Outgoing::new(recorded, &route.origin);
         let mut outgoing = match outgoing {
@@ -270,13 +281,17 @@ impl Exchange {
         let outcome = slot.outcome();
         outcome.status = Some(head.status.as_u16());
         let beside_credential = route.credential.as_ref().map(|_| &*route.kept.names);
+        if is_longer(&incoming, route.response_size) {
+            upload.answered();
+            return self.failed(&OriginError::TooLong, slot, route, context);
+        }
         outcome.removed_response_headers =
             hop::remove_from_response(&mut head.headers, beside_credential);
         outcome.location_passed = location::rewrite(&mut head.headers, &route.origin, &self.agent);
         let is_long_lived = is_long_lived(query.as_deref(), &head.headers);
         let idle = (!is_long_lived).then_some(route.timeouts.idle);
         head.extensions.clear();
-        let body = OriginBody::new(incoming, idle, slot, upload);
+        let body = OriginBody::new(incoming, idle, route.response_size, slot, upload, permit);
         Response::from_parts(head, AnswerBody::Origin(Box::new(body)))
     }
 
@@ -298,6 +313,7 @@ impl Exchange {
             OriginError::NoAnswer(_) | OriginError::UploadStalled(_) => Ended::TimedOut,
             OriginError::Unreachable(_) | OriginError::Protocol(_) => Ended::OriginFailed,
             OriginError::CallerGone => Ended::CallerGone,
+            OriginError::TooLong => Ended::TooLong,
             OriginError::Unsendable
             | OriginError::NoCredential(_)
             | OriginError::BodyTooLarge { .. } => Ended::NotSent,
@@ -307,6 +323,7 @@ impl Exchange {
             OriginError::Unreachable(_) => "the agent's log says why, under this request id".into(),
             OriginError::NoAnswer(_)
             | OriginError::UploadStalled(_)
+            | OriginError::TooLong
             | OriginError::BodyTooLarge { .. } => error.to_string(),
             OriginError::NoCredential(_) => {
                 "the agent's owner sees why in `broker-client status` and in the agent's log".into()
@@ -341,6 +358,18 @@ impl Exchange {
             .request_id(&context.request_id)
             .with("agent", self.agent.as_str())
     }
+}
+
+/// Where the rule leads that allows it.
+fn route_of<'r>(rules: &'r Rules, allowed: &Allowed) -> &'r Route {
+    rules
+        .route(allowed.rule())
+        .expect("every rule of a set has its route")
+}
+
+/// Whether an answer says of itself that it has more bytes than it may.
+fn is_longer(body: &Incoming, most: Option<NonZeroU64>) -> bool {
+    most.is_some_and(|most| body.size_hint().lower() > most.get())
 }
 
 /// Sends it to the route's origin, within its limits.

@@ -20,6 +20,7 @@ pub mod doctor;
 mod exchange;
 pub mod instance;
 mod judged_body;
+mod limits;
 mod local;
 mod location;
 mod origin;

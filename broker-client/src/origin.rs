@@ -67,6 +67,8 @@ pub(crate) enum OriginError {
         "the body is longer than {limit} bytes, and is kept whole to be signed (rules.body-limit is the limit)"
     )]
     BodyTooLarge { limit: usize },
+    #[error("the answer is longer than its rule or `limits.response-size` allows")]
+    TooLong,
 }
 
 impl OriginError {
@@ -79,6 +81,7 @@ impl OriginError {
             Self::NoCredential(_) => ErrorCode::CredentialUnavailable,
             Self::CallerGone => ErrorCode::BadRequest,
             Self::BodyTooLarge { .. } => ErrorCode::BodyTooLarge,
+            Self::TooLong => ErrorCode::ResponseTooLarge,
         }
     }
 }

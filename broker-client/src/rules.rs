@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::config::{
 };
 use crate::control_call::ControlCalls;
 use crate::credential::{Credential, CredentialError, Sources};
+use crate::limits::Limiter;
 use crate::origin::{OriginClient, OriginTls, TLS_POLICY, Tls, prepare_origin_socket};
 use crate::proxy::{Proxy, ProxyWay};
 
@@ -151,6 +153,9 @@ pub(crate) struct Route {
     /// What is not removed from its requests.
     pub(crate) kept: Kept,
     pub(crate) timeouts: Timeouts,
+    pub(crate) limiter: Limiter,
+    /// Longest body of an answer, in bytes.
+    pub(crate) response_size: Option<NonZeroU64>,
     pub(crate) client: OriginClient,
 }
 
@@ -447,11 +452,14 @@ impl<'r> Resolver<'r> {
         };
         let proxy = self.config.origin_proxy(&settings, &origin);
         let client = self.client(&origin, proxy, settings.tls.as_ref(), timeouts)?;
+        let limits = rule.limits();
         Ok(Route {
             origin,
             credential,
             kept,
             timeouts,
+            limiter: Limiter::new(limits),
+            response_size: shorter(limits.response_size, self.config.limits.response_size),
             client,
         })
     }
@@ -536,6 +544,10 @@ impl<'r> Resolver<'r> {
 }
 
 const NO_TLS: &str = "the settings have \"tls\" for its origin, which is http:// (write https://, or take \"tls\" out)";
+
+fn shorter(one: Option<NonZeroU64>, other: Option<NonZeroU64>) -> Option<NonZeroU64> {
+    one.into_iter().chain(other).min()
+}
 
 /// As the rule has them, or else as the settings have them for its origin.
 fn timeouts(settings: Timeouts, rule: &Rule) -> Timeouts {

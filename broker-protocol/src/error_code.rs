@@ -79,6 +79,8 @@ codes! {
     VersionRefused = "version-refused", UPGRADE_REQUIRED, "this version is too old";
     /// The origin's answer is not valid HTTP.
     OriginProtocol = "origin-protocol", BAD_GATEWAY, "the origin's answer is not valid HTTP";
+    /// The origin's answer is longer than the customer allows.
+    ResponseTooLarge = "response-too-large", BAD_GATEWAY, "the origin's answer is longer than the customer allows";
     /// A defect of the broker.
     Internal = "internal", INTERNAL_SERVER_ERROR, "the broker failed";
 }
@@ -107,6 +109,7 @@ impl ErrorCode {
             | Self::UpgradeNotSupported
             | Self::VersionRefused
             | Self::OriginProtocol
+            | Self::ResponseTooLarge
             | Self::Internal => None,
         }
     }

@@ -1,5 +1,7 @@
 //! The one document in which every failure is told (RFC 9457, SPEC.md §8).
 
+use std::time::Duration;
+
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response};
 
@@ -11,6 +13,7 @@ use crate::header::{ERROR, REQUEST_ID};
 pub struct Problem {
     code: ErrorCode,
     members: serde_json::Map<String, serde_json::Value>,
+    retry_after: Option<Duration>,
 }
 
 impl Problem {
@@ -22,7 +25,11 @@ impl Problem {
         members.insert("title".into(), code.title().into());
         members.insert("status".into(), code.status().as_u16().into());
         members.insert("code".into(), code.as_str().into());
-        Self { code, members }
+        Self {
+            code,
+            members,
+            retry_after: code.retry_after(),
+        }
     }
 
     /// Adds what is particular to this occurrence (RFC 9457 §3.1.4): what happened and how to mend it.
@@ -41,6 +48,13 @@ impl Problem {
     #[must_use]
     pub fn with(mut self, member: &str, value: impl Into<serde_json::Value>) -> Self {
         self.members.insert(member.into(), value.into());
+        self
+    }
+
+    /// When to try again, where that is known better than by the code (RFC 9110 §10.2.3); whole seconds, rounded up.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
         self
     }
 
@@ -68,8 +82,9 @@ impl Problem {
         if let Some(id) = request_id {
             headers.insert(REQUEST_ID, id);
         }
-        if let Some(wait) = self.code.retry_after() {
-            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs()));
+        if let Some(wait) = self.retry_after {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.code == ErrorCode::Unauthenticated {
             // RFC 9110 §15.5.2: a 401 names the scheme that would have been accepted.

@@ -21,6 +21,7 @@ mod headers;
 mod hostile;
 mod kubernetes_rules;
 mod lifecycle;
+mod limits;
 mod lint;
 mod networks;
 mod origin_tls;

@@ -98,6 +98,8 @@ fn what_is_read_is_valid() {
         strict(json!({
             "//": "x", "path": "/a/**", "methods": ["GET", "post"], "callers": ["Proxy"],
             "expires": "2027-01-31T18:00:00.5Z", "timeout": {"idle": "1m 30s", "//": 1},
+            "limits": {"rate": "100/m", "concurrency": 4, "response-size": 1, "//": 1,
+                "per-caller": {"rate": "1/s", "concurrency": 1, "//": 1}},
             "query": {"//": 1, "a": ["*"]}, "headers": {"X-A": ["b"], "//": 1},
             "body": {"//": 1, "all": [{"path": "a", "value": 1}]},
             "encoded-slash": "data", "encoded-unreserved": "refuse",
@@ -168,7 +170,7 @@ fn what_is_refused_is_not_valid() {
         strict(json!({"path": "/", "timeout": {"idle": 30}})),
         strict(json!({"path": "/", "encoded-slash": "allow"})),
         strict(json!({"path": "/", "keep-cookies": "yes"})),
-        strict(json!({"path": "/", "limits": {"concurrency": 1}})),
+        strict(json!({"path": "/", "limits": {"concurrency": 0}})),
         strict(json!({"path": "/", "callers-signed": true})),
         strict(json!({"path": "/", "upgrade": ["websocket"]})),
         strict(json!({"path": "/", "kind": "http"})),

@@ -340,6 +340,15 @@ impl Answer {
     /// # Panics
     /// When status, headers and document do not all tell of `code`, under one request id.
     pub async fn problem(self, code: ErrorCode) -> serde_json::Value {
+        let wait = code.retry_after().map(|wait| wait.as_secs());
+        self.problem_with(code, wait).await
+    }
+
+    /// The same of one that says itself after how many seconds to try again.
+    ///
+    /// # Panics
+    /// When status, headers and document do not all tell of `code` and the wait, under one request id.
+    pub async fn problem_with(self, code: ErrorCode, wait: Option<u64>) -> serde_json::Value {
         assert_eq!(self.header("broker-error"), Some(code.as_str()));
         assert_eq!(self.status(), code.status());
         assert_eq!(
@@ -347,8 +356,8 @@ impl Answer {
             Some("application/problem+json")
         );
         assert_eq!(self.header("cache-control"), Some("no-store"));
-        let wait = code.retry_after().map(|wait| wait.as_secs().to_string());
-        assert_eq!(self.header("retry-after").map(str::to_owned), wait);
+        let wait = wait.map(|seconds| seconds.to_string());
+        assert_eq!(self.header("retry-after"), wait.as_deref());
         let request_id = self
             .header("broker-request-id")
             .unwrap_or_default()

@@ -47,6 +47,10 @@ mod tests {
         for name in ["path-rule", "kubernetes-rule"] {
             let timeout = format!("{}/timeout/properties", rule(name));
             assert_keys(&timeout, &[strict::TIMEOUT_KEYS]);
+            let limits = format!("{}/limits/properties", rule(name));
+            assert_keys(&limits, &[strict::LIMIT_KEYS]);
+            let per_caller = format!("{limits}/per-caller/properties");
+            assert_keys(&per_caller, &[strict::REQUEST_LIMIT_KEYS]);
         }
         assert_keys(
             &format!("{}/body/properties", rule("path-rule")),

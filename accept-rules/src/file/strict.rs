@@ -1,5 +1,6 @@
 //! Rules of version 2.
 
+use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use http::HeaderName;
@@ -9,6 +10,7 @@ use super::path_rule::PATH_KEYS;
 use super::reader::{all, comment, field_kind, find};
 use super::{Entries, Problem, RuleReader};
 use crate::document::Node;
+use crate::limits::{RequestLimits, RuleLimits};
 use crate::rule::{Rule, RuleTimeouts};
 
 /// Keys of every rule.
@@ -28,7 +30,8 @@ pub(super) const SHARED_KEYS: &[&str] = &[
 /// Keys of a rule about a Kubernetes API.
 pub(super) const KUBERNETES_KEYS: &[&str] = &["verbs", "resources", "namespaces", "names"];
 pub(super) const TIMEOUT_KEYS: &[&str] = &["connect", "first-byte", "idle"];
-const LIMIT_KEYS: &[&str] = &["rate", "concurrency", "response-size"];
+pub(super) const LIMIT_KEYS: &[&str] = &["rate", "concurrency", "response-size", "per-caller"];
+pub(super) const REQUEST_LIMIT_KEYS: &[&str] = &["rate", "concurrency"];
 const UPGRADES: &[&str] = &["websocket", "spdy"];
 
 /// What `expires` gives its rule until: the end of that day.
@@ -66,6 +69,7 @@ impl RuleReader<'_> {
         let callers = self.read_callers(entries);
         let expires = self.read_expires(entries);
         let timeouts = self.read_timeouts(entries);
+        let limits = self.read_limits(entries);
         let keep_cookies = self.flag(entries, "keep-cookies");
         let allow_headers = self.read_allow_headers(entries);
         let (origin, userinfo) = self.read_origin(entries)?;
@@ -83,6 +87,7 @@ impl RuleReader<'_> {
             callers,
             expires,
             timeouts,
+            limits,
             keep_cookies,
             allow_headers,
             disabled: false,
@@ -185,14 +190,6 @@ impl RuleReader<'_> {
 
     /// Keys that have a form already, so that a file is refused for what is wrong in it at once.
     fn refuse_not_enforced(&mut self, entries: &Entries) {
-        if let Some(value) = find(entries, "limits") {
-            self.check_limits(value);
-            let instead = "limit the callers at the server or the origin";
-            self.refuse(Problem::NotEnforced {
-                key: "limits",
-                instead,
-            });
-        }
         if find(entries, "callers-signed").is_some() {
             self.flag(entries, "callers-signed");
             let instead = "use \"callers\", which trusts the server's word for who asks";
@@ -215,27 +212,52 @@ impl RuleReader<'_> {
         }
     }
 
-    fn check_limits(&mut self, value: &Node) {
-        let expected = "an object with \"rate\", \"concurrency\" or \"response-size\"";
-        let Some(fields) = self.fields("limits", expected, value, LIMIT_KEYS) else {
-            return;
+    fn read_limits(&mut self, entries: &Entries) -> RuleLimits {
+        let mut limits = RuleLimits::default();
+        let fields = find(entries, "limits").and_then(|value| {
+            let expected =
+                "an object with \"rate\", \"concurrency\", \"response-size\" or \"per-caller\"";
+            self.fields("limits", expected, value, LIMIT_KEYS)
+        });
+        let Some(fields) = fields else {
+            return limits;
         };
-        if let Some(value) = find(fields, "rate")
-            && let Some(rate) = self.text("rate", value)
-            && !is_rate(rate)
-        {
-            self.refuse_value("rate", rate, "a number and a time such as \"100/m\"", &[]);
+        limits.together = self.read_request_limits(fields);
+        limits.response_size = self.read_count(fields, "response-size");
+        if let Some(value) = find(fields, "per-caller") {
+            let expected = "an object with \"rate\" or \"concurrency\"";
+            let fields = self.fields("per-caller", expected, value, REQUEST_LIMIT_KEYS);
+            limits.per_caller =
+                fields.map_or_else(Default::default, |fields| self.read_request_limits(fields));
         }
-        for field in ["concurrency", "response-size"] {
-            match find(fields, field) {
-                None => {}
-                Some(Node::Number(text)) if text.parse().is_ok_and(|number: u64| number > 0) => {}
-                Some(other) => {
-                    let expected = "a whole number, at least 1";
-                    self.refuse(field_kind(field, expected, other));
-                }
+        limits
+    }
+
+    fn read_request_limits(&mut self, fields: &Entries) -> RequestLimits {
+        let rate = find(fields, "rate").and_then(|value| {
+            let text = self.text("rate", value)?;
+            let rate = text.parse();
+            if rate.is_err() {
+                self.refuse_value("rate", text, "a number and a time such as \"100/m\"", &[]);
             }
+            rate.ok()
+        });
+        RequestLimits {
+            rate,
+            concurrency: self.read_count(fields, "concurrency"),
         }
+    }
+
+    fn read_count<N: FromStr>(&mut self, fields: &Entries, field: &'static str) -> Option<N> {
+        let value = find(fields, field)?;
+        let count = match value {
+            Node::Number(text) => text.parse().ok(),
+            Node::Null | Node::Boolean(_) | Node::Text(_) | Node::List(_) | Node::Map(_) => None,
+        };
+        if count.is_none() {
+            self.refuse(field_kind(field, "a whole number, at least 1", value));
+        }
+        count
     }
 }
 
@@ -246,12 +268,6 @@ fn parse_expiry(text: &str) -> Option<SystemTime> {
     }
     let start = humantime::parse_rfc3339(&format!("{text}T00:00:00Z")).ok()?;
     start.checked_add(DAY)
-}
-
-fn is_rate(text: &str) -> bool {
-    let count = |text: &str| text.parse().is_ok_and(|number: u32| number > 0);
-    text.split_once('/')
-        .is_some_and(|(number, unit)| count(number) && matches!(unit, "s" | "m" | "h"))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use http::Method;
 
 use super::reader::{comment, find};
 use super::{Entries, Problem, RuleReader};
+use crate::limits::RuleLimits;
 use crate::path_pattern::PathPattern;
 use crate::rule::{EncodedSlash, EncodedUnreserved, Methods, Pattern, Rule, RuleTimeouts};
 
@@ -34,6 +35,7 @@ impl RuleReader<'_> {
             callers: None,
             expires: None,
             timeouts: RuleTimeouts::default(),
+            limits: RuleLimits::default(),
             keep_cookies: false,
             allow_headers: Box::default(),
             disabled: false,

@@ -24,6 +24,7 @@ use crate::credential::FingerprintKey;
 use crate::dial::{DialError, Dialer, Dialled};
 use crate::exchange::Exchange;
 use crate::judged_body::BodyKeeper;
+use crate::limits::Limiter;
 use crate::rules::RulesInForce;
 use crate::status::{ConnectionBoard, TunnelFailure};
 
@@ -48,6 +49,7 @@ pub(super) struct Tunnels {
     pub(super) cut: CancellationToken,
     pub(super) tracker: TaskTracker,
     pub(super) bodies: Arc<BodyKeeper>,
+    pub(super) limiter: Arc<Limiter>,
     pub(super) fingerprints: Arc<FingerprintKey>,
     /// Tunnels that may exist at once, those that the server is draining among them.
     pub(super) room: Arc<Semaphore>,
@@ -144,6 +146,7 @@ impl Tunnels {
             audit: self.audit.clone(),
             board: self.board.clone(),
             bodies: Arc::clone(&self.bodies),
+            limiter: Arc::clone(&self.limiter),
             fingerprints: Arc::clone(&self.fingerprints),
             explaining: self.explaining.clone(),
         });

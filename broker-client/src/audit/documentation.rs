@@ -241,6 +241,7 @@ fn the_document_names_every_way_to_end() {
         Ended::CallerGone,
         Ended::OriginFailed,
         Ended::TimedOut,
+        Ended::TooLong,
         Ended::NotSent,
     ];
     let ended = ended.map(|ended| serde_json::to_value(ended).unwrap());

@@ -234,6 +234,8 @@ pub enum Ended {
     OriginFailed,
     /// The origin or the caller took longer than the limits allow.
     TimedOut,
+    /// The answer was longer than may pass.
+    TooLong,
     /// Nothing was sent to the origin.
     NotSent,
 }

@@ -121,6 +121,25 @@ pub(super) const IDLE: Setting = Setting::new(
 )
 .env(&["BROKER_IDLE_TIMEOUT"])
 .default("5m");
+pub(super) const CALLER_RATE: Setting = Setting::new(
+    "limits.caller-rate",
+    "NUMBER/TIME",
+    "How many requests of each caller pass in a time, over all rules, such as 100/m (s, m or h): so many at once, and \
+     back one by one; what is beyond is answered with 429. Rules of version 2 have limits of their own",
+)
+.env(&["BROKER_CALLER_RATE"]);
+pub(super) const CALLER_CONCURRENCY: Setting = Setting::new(
+    "limits.caller-concurrency",
+    "NUMBER",
+    "How many requests of each caller are under way at once, over all rules; what is beyond is answered with 429",
+)
+.env(&["BROKER_CALLER_CONCURRENCY"]);
+pub(super) const RESPONSE_SIZE: Setting = Setting::new(
+    "limits.response-size",
+    "BYTES",
+    "The longest body of an origin's answer; a longer one is answered with 502, or cut where its length was not told",
+)
+.env(&["BROKER_RESPONSE_SIZE"]);
 pub(super) const REMOVE_FORWARDED: Setting = Setting::new(
     "remove-forwarded-headers",
     "true|false",
@@ -337,7 +356,16 @@ pub static TABLE: Table = Table {
         },
         Group {
             title: "Origins",
-            settings: &[CA_CERT, CONNECT, FIRST_BYTE, IDLE, REMOVE_FORWARDED],
+            settings: &[
+                CA_CERT,
+                CONNECT,
+                FIRST_BYTE,
+                IDLE,
+                CALLER_RATE,
+                CALLER_CONCURRENCY,
+                RESPONSE_SIZE,
+                REMOVE_FORWARDED,
+            ],
             sections: &[ORIGINS],
         },
         Group {

@@ -193,6 +193,30 @@ fn what_is_wrong_with_a_clouds_settings_is_told() {
 }
 
 #[test]
+fn a_limit_that_is_none_is_told_with_what_to_write() {
+    for (variable, wrong, said) in [
+        (
+            "BROKER_CALLER_RATE",
+            "100",
+            ": write a number and a time such as \"100/m\"",
+        ),
+        (
+            "BROKER_CALLER_CONCURRENCY",
+            "0",
+            " is not a whole number, at least 1",
+        ),
+        (
+            "BROKER_RESPONSE_SIZE",
+            "1MiB",
+            " is not a whole number, at least 1",
+        ),
+    ] {
+        let outcome = Folder::new().with(&[(variable, wrong)]);
+        assert_refused(outcome, &format!("{variable}: \"{wrong}\"{said}"));
+    }
+}
+
+#[test]
 fn every_setting_can_be_set_by_flag_variable_and_file() {
     let lacking: Vec<String> = TABLE
         .settings()

@@ -1,6 +1,9 @@
+use std::num::{NonZeroU32, NonZeroU64};
+
 use http::{HeaderMap, Method};
 
 use super::*;
+use crate::limits::RequestLimits;
 use crate::rule::{EncodedSlash, EncodedUnreserved, Methods};
 use crate::{Decision, List, PatternKind, Request, RequestTarget, RuleFile, RuleSet, UnknownKeys};
 
@@ -68,6 +71,7 @@ fn a_rule_has_strict_defaults() {
     assert_eq!(rule.encoded_slash(), EncodedSlash::Refuse);
     assert_eq!(rule.encoded_unreserved(), EncodedUnreserved::Refuse);
     assert_eq!(rule.timeouts(), RuleTimeouts::default());
+    assert_eq!(rule.limits(), RuleLimits::default());
     assert_eq!((rule.callers(), rule.expires()), (None, None));
     assert!(!rule.keep_cookies() && rule.allow_headers().is_empty());
 }
@@ -191,6 +195,24 @@ fn a_header_that_is_there_twice_or_in_two_spellings_is_none() {
         ask.headers.append(other, "admin".parse().unwrap());
         assert!(!ask.gets("/a"), "{:?}", ask.headers);
     }
+}
+
+#[test]
+fn limits_are_of_all_callers_and_of_each() {
+    let rule = rule(
+        r#""path": "/a", "limits": {"rate": "100/m", "concurrency": 4, "response-size": 1048576,
+        "per-caller": {"rate": "1/s", "concurrency": 1, "//": "each"}}"#,
+    );
+    let limits = |rate: &str, concurrency| RequestLimits {
+        rate: Some(rate.parse().unwrap()),
+        concurrency: NonZeroU32::new(concurrency),
+    };
+    let expected = RuleLimits {
+        together: limits("100/m", 4),
+        per_caller: limits("1/s", 1),
+        response_size: NonZeroU64::new(1 << 20),
+    };
+    assert_eq!(rule.limits(), expected);
 }
 
 #[test]
@@ -326,6 +348,26 @@ fn an_error_names_field_value_and_fix() {
             r#"unknown key "idel" (did you mean "idle"?)"#,
         ),
         (
+            r#""path": "/", "limits": {"rate": "fast"}"#,
+            r#""rate" cannot be "fast": write a number and a time such as "100/m""#,
+        ),
+        (
+            r#""path": "/", "limits": {"concurrency": 0}"#,
+            r#""concurrency" must be a whole number, at least 1, but it is a number"#,
+        ),
+        (
+            r#""path": "/", "limits": {"response-size": "1MiB"}"#,
+            r#""response-size" must be a whole number, at least 1, but it is a text"#,
+        ),
+        (
+            r#""path": "/", "limits": {"rates": "1/s"}"#,
+            r#"unknown key "rates" (did you mean "rate"?)"#,
+        ),
+        (
+            r#""path": "/", "limits": {"per-caller": {"response-size": 1}}"#,
+            r#"unknown key "response-size""#,
+        ),
+        (
             r#""path": "/", "encoded-slash": "refsue""#,
             r#""encoded-slash" cannot be "refsue": write "refuse" or "data" (did you mean "refuse"?)"#,
         ),
@@ -350,10 +392,6 @@ fn an_error_names_field_value_and_fix() {
 fn what_cannot_be_enforced_is_refused_by_name_and_checked_all_the_same() {
     for (field, expected) in [
         (
-            r#""limits": {"rate": "100/m", "concurrency": 4, "response-size": 1048576}"#,
-            r#""limits" cannot be enforced by this version: take it out and limit the callers at the server or the origin"#,
-        ),
-        (
             r#""callers-signed": true"#,
             r#""callers-signed" cannot be enforced by this version: take it out and use "callers", which trusts the server's word for who asks"#,
         ),
@@ -364,24 +402,13 @@ fn what_cannot_be_enforced_is_refused_by_name_and_checked_all_the_same() {
     ] {
         assert_eq!(error(&format!(r#""path": "/", {field}"#)), expected);
     }
-    for (field, first) in [
-        (
-            r#""limits": {"rate": "fast"}"#,
-            r#""rate" cannot be "fast": write a number and a time such as "100/m""#,
-        ),
-        (
-            r#""limits": {"concurrency": 0}"#,
-            r#""concurrency" must be a whole number, at least 1, but it is a number"#,
-        ),
-        (r#""limits": {"size": 1}"#, r#"unknown key "size""#),
-        (
-            r#""upgrade": ["websockets"]"#,
-            r#""upgrade" cannot be "websockets": write "websocket" or "spdy" (did you mean "websocket"?)"#,
-        ),
-    ] {
-        let errors = error(&format!(r#""path": "/", {field}"#));
-        assert_eq!(errors.lines().next(), Some(first), "{field}");
-    }
+    let errors = error(r#""path": "/", "upgrade": ["websockets"]"#);
+    assert_eq!(
+        errors.lines().next(),
+        Some(
+            r#""upgrade" cannot be "websockets": write "websocket" or "spdy" (did you mean "websocket"?)"#
+        )
+    );
 }
 
 #[test]
