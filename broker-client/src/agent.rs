@@ -101,7 +101,10 @@ impl Agent {
             .iter_mut()
             .map(|connection| dialer(&config, connection, &instance))
             .collect::<Result<Vec<_>, _>>()?;
-        let starts: Vec<_> = connections.iter().zip(&rules).map(started).collect();
+        let starts = connections.iter().zip(&rules);
+        let starts: Vec<_> = starts
+            .map(|(connection, rules)| ConnectionStart::of(connection, rules))
+            .collect();
         let (audit, writer) = AuditLog::open(&instance, &starts)?;
         let control = instance
             .control_socket()
@@ -284,11 +287,4 @@ fn dialer(
         is_check: false,
     };
     Dialer::new(config, &connection.server, &hello)
-}
-
-fn started((connection, rules): (&Connection, &Arc<Rules>)) -> ConnectionStart {
-    ConnectionStart {
-        agent: connection.agent.clone(),
-        accept_sha256: rules.sha256().map(str::to_owned),
-    }
 }

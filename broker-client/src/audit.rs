@@ -103,8 +103,8 @@ pub struct AuditLog {
 pub struct DecisionContext {
     /// The exchange's id, the same in every log and answer. Cut at 128 bytes.
     pub request_id: Arc<str>,
-    /// The tenant that the tunnel belongs to.
-    pub tenant: TenantId,
+    /// The tenant that the tunnel belongs to; `None` for the operator's own probes, which come through none.
+    pub tenant: Option<TenantId>,
     /// The agent that the caller asked for.
     pub agent: Arc<AgentName>,
 }

@@ -35,7 +35,7 @@ pub(crate) use credentials::unknown_aws;
 pub use credentials::{AssumedRole, AwsSettings, CredentialSettings, EksSettings};
 pub use limits::LimitSettings;
 pub use origins::{
-    EncodedSlash, OriginSettings, OriginTlsSettings, OriginTrust, Origins, Timeouts,
+    EncodedSlash, OriginSettings, OriginTlsSettings, OriginTrust, Origins, Probe, Timeouts,
 };
 pub use rule_settings::{ExplainToCallers, Explaining, MissingVariables, RuleSettings};
 pub(crate) use server_url::default_port;
@@ -275,6 +275,7 @@ impl Config {
             timeouts: self.timeouts,
             proxy: ProxyChoice::default(),
             tls: None,
+            probe: None,
         })
     }
 

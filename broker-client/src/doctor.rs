@@ -7,11 +7,13 @@
 mod egress;
 mod here;
 mod origins;
+mod probes;
 mod report;
 mod server;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use broker_process::exit::{self, Exit};
@@ -21,6 +23,7 @@ use futures_util::future::join_all;
 use tokio::runtime;
 
 use self::egress::Egress;
+pub(crate) use self::report::{Check, Verdict};
 use self::report::{Report, Section, Stop};
 use crate::config::{Config, Connection, TABLE};
 use crate::proxy::ProxyWay;
@@ -88,10 +91,15 @@ async fn check(mut config: Config) -> Report {
     let secrets = connections.iter_mut().map(|each| each.secret.take());
     let secrets: Vec<_> = secrets.collect();
     let mut here = here::Here::look(&config, &connections).await;
-    let behind = join_all(here.rules.iter().map(async |(whose, rules)| {
+    let parts = connections.iter().zip(&here.rules);
+    let parts: Vec<_> = parts
+        .filter_map(|(connection, rules)| Some((connection, Arc::clone(rules.as_ref()?))))
+        .collect();
+    let behind = join_all(parts.iter().map(async |(connection, rules)| {
+        let whose = whose(&connections, connection);
         tokio::join!(
-            here::credentials(whose, rules),
-            origins::check(whose, rules)
+            here::credentials(&whose, rules),
+            origins::check(&whose, rules)
         )
     }));
     let ways = connections
@@ -102,13 +110,15 @@ async fn check(mut config: Config) -> Report {
             let way = server::Way::new(&config, connection, secret);
             way.check(is_connected).await
         });
-    let (behind, servers) = tokio::join!(behind, join_all(ways));
+    let probes = probes::check(&config, &parts, here.is_running);
+    let (behind, servers, probes) = tokio::join!(behind, join_all(ways), probes);
     let (credentials, origins): (Vec<_>, Vec<_>) = behind.into_iter().unzip();
     for check in credentials.into_iter().flatten() {
         here.section.add(check);
     }
     let mut sections = vec![here.section.finish()];
     sections.extend(servers.into_iter().chain(origins.into_iter().flatten()));
+    sections.extend(probes);
     Report::new(sections)
 }
 

@@ -39,7 +39,8 @@ const MAX_REQUEST_ID: usize = 64;
 /// What all requests of one tunnel share.
 pub(crate) struct Exchange {
     pub(crate) agent: Arc<AgentName>,
-    pub(crate) tenant: TenantId,
+    /// None where requests come through no tunnel.
+    pub(crate) tenant: Option<TenantId>,
     pub(crate) rules: RulesInForce,
     pub(crate) audit: AuditLog,
     pub(crate) board: ConnectionBoard,
@@ -62,17 +63,32 @@ impl Exchange {
     pub(crate) async fn run(&self, request: Request<Incoming>) -> Response<AnswerBody> {
         let (mut parts, body) = request.into_parts();
         let (context, caller) = self.take_context(&mut parts.headers);
+        self.answer(parts, Some(body), caller, &context).await
+    }
+
+    /// Answers a request of the operator's own, without a body: all the same happens to it.
+    pub(crate) async fn run_own(&self, parts: Parts, caller: &str) -> Response<AnswerBody> {
+        let context = self.context(Uuid::new_v4().to_string());
+        self.answer(parts, None, caller.to_owned(), &context).await
+    }
+
+    async fn answer(
+        &self,
+        mut parts: Parts,
+        mut body: Option<Incoming>,
+        caller: String,
+        context: &DecisionContext,
+    ) -> Response<AnswerBody> {
         let removed = hop::remove_from_request(&mut parts.headers);
 
         // The same for decision and route, whatever takes over meanwhile.
         let rules = self.rules.now();
-        let mut body = Some(body);
-        match self.judge(&rules, parts, &mut body, caller, &context).await {
+        match self.judge(&rules, parts, &mut body, caller, context).await {
             Ok((recorded, permit)) => {
-                self.forward(&rules, recorded, permit, removed, body, &context)
+                self.forward(&rules, recorded, permit, removed, body, context)
                     .await
             }
-            Err(refusal) => self.refuse(refusal, &context),
+            Err(refusal) => self.refuse(refusal, context),
         }
     }
 
@@ -86,12 +102,15 @@ impl Exchange {
             .filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID)
             .unwrap_or_else(|| Uuid::new_v4().to_string());
         let caller = take(CALLER).unwrap_or_default();
-        let context = DecisionContext {
+        (self.context(request_id), caller)
+    }
+
+    fn context(&self, request_id: String) -> DecisionContext {
+        DecisionContext {
             request_id: request_id.into(),
             tenant: self.tenant.clone(),
             agent: Arc::clone(&self.agent),
-        };
-        (context, caller)
+        }
     }
 
     /// Decides, and puts the decision on record: only then is there anything that can be sent. Where rules ask about

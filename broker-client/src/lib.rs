@@ -25,6 +25,7 @@ mod local;
 mod location;
 mod origin;
 mod peer;
+mod probe;
 mod proxy;
 pub mod reload;
 mod rules;

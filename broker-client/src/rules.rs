@@ -17,7 +17,7 @@ use http::uri::{Authority, Scheme};
 use crate::accept_file::AcceptFile;
 use crate::address_policy::{is_shortened_address, literal};
 use crate::config::{
-    self, Accept, Config, Connection, MissingVariables, OriginTlsSettings, Origins, Timeouts,
+    self, Accept, Config, Connection, MissingVariables, OriginTlsSettings, Origins, Probe, Timeouts,
 };
 use crate::control_call::ControlCalls;
 use crate::credential::{Credential, CredentialError, Sources};
@@ -157,6 +157,8 @@ pub(crate) struct Route {
     /// Longest body of an answer, in bytes.
     pub(crate) response_size: Option<NonZeroU64>,
     pub(crate) client: OriginClient,
+    /// By what doctor asks the origin whether it takes the credential.
+    pub(crate) probe: Option<Probe>,
 }
 
 impl Rules {
@@ -272,6 +274,14 @@ impl Rules {
             }
         }
         destinations
+    }
+
+    /// Whether doctor has something to ask an origin.
+    pub(crate) fn has_probes(&self) -> bool {
+        self.routes
+            .iter()
+            .flatten()
+            .any(|route| route.probe.is_some())
     }
 
     /// Where a rule of this set leads.
@@ -461,6 +471,7 @@ impl<'r> Resolver<'r> {
             limiter: Limiter::new(limits),
             response_size: shorter(limits.response_size, self.config.limits.response_size),
             client,
+            probe: settings.probe,
         })
     }
 

@@ -1,8 +1,9 @@
 //! `broker-client doctor`, as it is built: each thing that can be wrong on the way has its own words.
 
 use std::collections::BTreeMap;
+use std::fs;
 
-use broker_tests::broker::{AgentSetup, Site, TENANT};
+use broker_tests::broker::{AgentSetup, Site, TENANT, audit_lines};
 use broker_tests::certs::Ca;
 use broker_tests::origin::{Answer, Origin};
 use broker_tests::programs::{
@@ -435,4 +436,111 @@ async fn egress_lists_hosts_and_ports_and_connects_nowhere() {
         destinations[0],
         json!({"host": "broker.example", "port": 8443, "through": "http://proxy.example:3128", "purpose": "server of sonarqube"})
     );
+}
+
+/// Rules for one origin, which takes `good` for a credential, and a probe of it.
+fn probing(origin: &Origin, token: &str, probe: &str) -> AgentSetup {
+    AgentSetup::with_rules(json!({"private": [
+        {"path": "/api/*", "origin": origin.url(), "auth": {"scheme": "bearer", "token": "${TOKEN}"}},
+    ]}))
+    .variable("TOKEN", token)
+    .setting(&format!("origins: {{\"{}\": {{probe: \"{probe}\"}}}}", origin.url()))
+}
+
+async fn guarded() -> Origin {
+    Origin::answering(|request| match request.head.value("authorization") {
+        Some(token) if token == "Bearer good-c4nary" => Answer::json("{}"),
+        _ => Answer::new(401, &[], "who are you?"),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_probe_asks_the_origin_with_the_credential_and_is_on_record() {
+    let server = ServerProcess::start(Site::simple()).await;
+    let origin = guarded().await;
+
+    let good = probing(&origin, "good-c4nary", "GET /api/version?key=v4lue");
+    let doctor = Doctor::of(&good, &server).await;
+
+    doctor.assert_passes();
+    let (_, _, text) = doctor.found("probes", "probe");
+    let expected = format!(
+        "GET /api/version at {}: 200 OK, with the credential",
+        origin.url()
+    );
+    assert_eq!(text, expected);
+    for secret in ["good-c4nary", "v4lue"] {
+        assert!(!doctor.said.contains(secret), "{}", doctor.said);
+    }
+    assert_eq!(origin.requests()[0].head.target(), "/api/version?key=v4lue");
+    let audit = fs::read(
+        doctor
+            .folder
+            .as_ref()
+            .unwrap()
+            .path()
+            .join("data/default/audit.jsonl"),
+    );
+    let lines = audit_lines(&audit.unwrap(), "");
+    let kinds: Vec<_> = lines
+        .iter()
+        .map(|line| line["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds, ["start", "decision", "outcome", "stop"]);
+    assert_eq!(lines[1]["caller"], "doctor");
+    assert_eq!(lines[1]["tenant"], Value::Null);
+    assert_eq!(lines[2]["status"], 200);
+    assert_eq!(lines[2]["injected"], true);
+
+    let bad = probing(&origin, "stale", "GET /api/version");
+    let doctor = Doctor::of(&bad, &server).await;
+    doctor.assert_fails(
+        "probes",
+        "probe",
+        "credential-refused",
+        "the credential is refused",
+    );
+}
+
+#[tokio::test]
+async fn a_probe_that_no_rule_allows_or_that_cannot_be_recorded_is_not_sent() {
+    let server = ServerProcess::start(Site::simple()).await;
+    let origin = guarded().await;
+
+    let doctor = Doctor::of(&probing(&origin, "good-c4nary", "GET /admin"), &server).await;
+    let (verdict, code, text) = doctor.found("probes", "probe");
+    assert_eq!((&*verdict, &*code), ("warn", "denied"), "{}", doctor.said);
+    assert!(
+        text.contains("nothing was sent, since no rule allows it"),
+        "{text}"
+    );
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let unrecorded = probing(&origin, "good-c4nary", "GET /api/version")
+        .variable("BROKER_DATA_DIR", file.path().to_str().unwrap());
+    let doctor = Doctor::of(&unrecorded, &server).await;
+    let (verdict, _, text) = doctor.found("probes", "probe");
+    assert_eq!(verdict, "skip");
+    assert!(text.contains("could not be recorded"), "{text}");
+
+    let setup = probing(&origin, "good-c4nary", "GET /api/version");
+    let agent = AgentProcess::start(&setup, &server).await;
+    let doctor = Doctor::beside(&agent).await;
+    let (verdict, _, text) = doctor.found("probes", "probe");
+    assert_eq!(verdict, "skip");
+    assert!(
+        text.contains("the running agent holds the audit log"),
+        "{text}"
+    );
+
+    for probe in ["POST /api/version", "GET /api/..%2fx", "/api/version"] {
+        let doctor = Doctor::of(&probing(&origin, "good-c4nary", probe), &server).await;
+        assert_eq!(
+            doctor.found("this machine", "settings").0,
+            "fail",
+            "{probe}"
+        );
+    }
+    assert!(origin.requests().is_empty());
 }

@@ -141,7 +141,7 @@ impl Tunnels {
         let opened = Instant::now();
         let exchange = Arc::new(Exchange {
             agent: Arc::new(self.connection.agent.clone()),
-            tenant: server.tenant,
+            tenant: Some(server.tenant),
             rules: self.rules.clone(),
             audit: self.audit.clone(),
             board: self.board.clone(),

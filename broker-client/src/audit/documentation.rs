@@ -66,7 +66,7 @@ impl Example {
 fn context(request_id: &str) -> DecisionContext {
     DecisionContext {
         request_id: request_id.into(),
-        tenant: "default".parse().unwrap(),
+        tenant: Some("default".parse().unwrap()),
         agent: Arc::new("sonarqube".parse().unwrap()),
     }
 }

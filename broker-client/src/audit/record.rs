@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use accept_rules::{Explanation, RequestTarget};
-use broker_protocol::{AgentName, ErrorCode};
+use broker_protocol::{AgentName, ErrorCode, TenantId};
 use http::HeaderName;
 use serde::{Serialize, Serializer};
 
 use super::DecisionContext;
+use crate::config::Connection;
+use crate::rules::Rules;
 
 /// Longest recorded form of a refused target, in bytes; hostile targets must not fill the disk.
 const REFUSED_TARGET: usize = 2 * 1024;
@@ -69,6 +71,15 @@ pub struct ConnectionStart {
     pub agent: AgentName,
     /// SHA-256 of the accept file in force, in hex; `None` where there is none.
     pub accept_sha256: Option<String>,
+}
+
+impl ConnectionStart {
+    pub(crate) fn of(connection: &Connection, rules: &Rules) -> Self {
+        Self {
+            agent: connection.agent.clone(),
+            accept_sha256: rules.sha256().map(str::to_owned),
+        }
+    }
 }
 
 /// `start`: a process begins to write.
@@ -183,7 +194,7 @@ impl<'a> DecisionFields<'a> {
 #[derive(Serialize)]
 pub(super) struct DecisionRecord<'a> {
     request_id: &'a str,
-    tenant: &'a str,
+    tenant: Option<&'a str>,
     agent: &'a str,
     caller: Option<&'a str>,
     method: &'a str,
@@ -204,7 +215,7 @@ impl<'a> DecisionRecord<'a> {
     pub(super) fn new(fields: DecisionFields<'a>, context: &'a DecisionContext) -> Self {
         Self {
             request_id: cut(&context.request_id, SHORT_TEXT),
-            tenant: context.tenant.as_str(),
+            tenant: context.tenant.as_ref().map(TenantId::as_str),
             agent: context.agent.as_str(),
             caller: Some(cut(fields.caller, SHORT_TEXT)).filter(|caller| !caller.is_empty()),
             method: cut(fields.method, SHORT_TEXT),

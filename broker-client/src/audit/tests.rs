@@ -39,7 +39,7 @@ fn open_for(path: &Path, exchanges: usize) -> Result<(AuditLog, AuditWriter), Au
 fn context(request_id: &str) -> DecisionContext {
     DecisionContext {
         request_id: request_id.into(),
-        tenant: "default".parse().unwrap(),
+        tenant: Some("default".parse().unwrap()),
         agent: Arc::new("sonarqube".parse().unwrap()),
     }
 }

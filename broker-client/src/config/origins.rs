@@ -1,11 +1,14 @@
 //! What holds for origins: for all, and for single ones.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use accept_rules::split_userinfo;
+use accept_rules::{RequestTarget, split_userinfo};
 use broker_process::settings::{Node, Settings, boolean, positive_duration, shown};
+use http::Method;
 use rustls_pki_types::ServerName;
 
 use super::{ProxyChoice, table};
@@ -24,6 +27,48 @@ pub struct OriginSettings {
     pub proxy: ProxyChoice,
     /// TLS, where it is not as for all others.
     pub tls: Option<OriginTlsSettings>,
+    /// By what `broker-client doctor` asks it whether it takes the credential.
+    pub probe: Option<Probe>,
+}
+
+/// A request that changes nothing: GET or HEAD, without a body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// GET or HEAD.
+    pub method: Method,
+    /// Its target, which rules can judge.
+    pub target: String,
+}
+
+impl FromStr for Probe {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (method, target) = match text.split_once(' ') {
+            Some(("GET", target)) => (Method::GET, target),
+            Some(("HEAD", target)) => (Method::HEAD, target),
+            _ => {
+                return Err(format!(
+                    "{} is no probe (write GET /api/version, or HEAD)",
+                    shown(text)
+                ));
+            }
+        };
+        RequestTarget::new(&method, target)
+            .map_err(|error| format!("{}: {error}", shown(target)))?;
+        Ok(Self {
+            method,
+            target: target.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A query may hold what is nobody's business.
+        let path = self.target.split('?').next().unwrap_or_default();
+        write!(f, "{} {path}", self.method)
+    }
 }
 
 /// TLS towards one origin.
@@ -85,6 +130,7 @@ pub(super) fn origins_at(node: &Node<'_>, timeouts: Timeouts) -> Origins {
             "idle-timeout",
             "proxy",
             "tls",
+            "probe",
         ]);
         let time = |name: &str| fields.get(name)?.read(positive_duration);
         let settings = OriginSettings {
@@ -102,6 +148,7 @@ pub(super) fn origins_at(node: &Node<'_>, timeouts: Timeouts) -> Origins {
                 .and_then(|node| node.read(str::parse))
                 .unwrap_or_default(),
             tls: fields.get("tls").and_then(tls),
+            probe: fields.get("probe").and_then(|node| node.read(str::parse)),
         };
         origins.insert(origin, settings);
     }

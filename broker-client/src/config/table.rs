@@ -156,7 +156,9 @@ pub(super) const ORIGINS: Section = Section {
            `tls` is for an https:// origin: the certificate to show there with its key (PEM files, taken up anew when \
            they change), the authorities that alone vouch for it, the name in its certificate where it is another one, \
            and `insecure-skip-verify: true`, which believes whoever answers. Rules with different certificates for one \
-           origin write the origin differently, such as with a variable",
+           origin write the origin differently, such as with a variable. \
+           `probe` is a request by which `broker-client doctor` asks whether the credential is taken: it is judged and \
+           recorded like any other, for the caller `doctor`",
     example: r#"origins:
   "${CLUSTER_ENDPOINT}":
     encoded-slash: refuse       # or data, the default
@@ -164,6 +166,7 @@ pub(super) const ORIGINS: Section = Section {
     first-byte-timeout: 60s
     idle-timeout: 5m
     proxy: none
+    probe: GET /api/v1/namespaces?limit=1
     tls:
       client-cert: client.pem
       client-key: client.key

@@ -28,8 +28,9 @@ pub(super) const HOPS: &[&str] = &[
 /// What was found, but for the credentials.
 pub(super) struct Here {
     pub(super) section: Section,
-    /// Of each connection where nothing is wrong with them, and whose they are.
-    pub(super) rules: Vec<(String, Arc<Rules>)>,
+    /// Of each connection; none where something is wrong with them.
+    pub(super) rules: Vec<Option<Arc<Rules>>>,
+    pub(super) is_running: bool,
     /// The agents that run here and have a tunnel.
     connected: Vec<String>,
 }
@@ -43,21 +44,22 @@ impl Here {
         if config.warnings.is_empty() {
             section.pass("settings", "all can be used");
         }
-        let mut rules: Vec<(String, Arc<Rules>)> = Vec::new();
+        let mut rules: Vec<Option<Arc<Rules>>> = Vec::new();
         for connection in connections {
             let whose = whose(connections, connection);
-            let others: Vec<_> = rules.iter().map(|(_, rules)| Arc::clone(rules)).collect();
+            let others: Vec<_> = rules.iter().flatten().cloned().collect();
             // What is wrong stands in the section.
-            if let Ok(good) = rules_of(config, connection, &whose, &others, &mut section) {
-                rules.push((whose, Arc::new(good)));
-            }
+            let loaded = rules_of(config, connection, &whose, &others, &mut section).ok();
+            rules.push(loaded.map(Arc::new));
         }
         let running = fetch_status(&config.data, &config.instance).await;
-        data_folder(config, running.is_ok(), &mut section);
+        let is_running = running.is_ok();
+        data_folder(config, is_running, &mut section);
         let connected = agents(running, &mut section);
         Self {
             section,
             rules,
+            is_running,
             connected,
         }
     }

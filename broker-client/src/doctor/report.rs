@@ -1,5 +1,6 @@
 //! What doctor found, as people and programs read it.
 
+use std::borrow::Cow;
 use std::fmt::{self, Display};
 
 use serde::Serialize;
@@ -34,7 +35,7 @@ pub(crate) struct Check {
     pub(crate) hop: &'static str,
     pub(crate) verdict: Verdict,
     /// The code that `broker-client status` shows for the same failure.
-    pub(crate) code: Option<&'static str>,
+    pub(crate) code: Option<Cow<'static, str>>,
     /// What was found, and what can be done about it.
     pub(crate) text: String,
 }
@@ -49,7 +50,7 @@ impl Check {
         Self {
             hop,
             verdict,
-            code,
+            code: code.map(Cow::Borrowed),
             text: text.to_string(),
         }
     }
@@ -156,7 +157,7 @@ impl Display for Report {
             for check in &section.checks {
                 let Check { hop, verdict, .. } = check;
                 write!(f, "  {}  {hop:11}  ", verdict.word())?;
-                if let Some(code) = check.code {
+                if let Some(code) = &check.code {
                     write!(f, "({code}) ")?;
                 }
                 writeln!(f, "{}", escaped(&check.text))?;
