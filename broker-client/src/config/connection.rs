@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use broker_process::settings::{Fields, Node, Setting, Settings, integer};
 use broker_protocol::{AccessToken, AgentName, TokenKind};
+use zeroize::Zeroizing;
 
 use super::origins::{origins, origins_at};
 use super::{Origins, ServerUrl, Timeouts, table};
@@ -328,6 +329,7 @@ fn agent_name(text: &str) -> Result<AgentName, String> {
 
 fn token_at(path: &Path) -> Result<AccessToken, String> {
     fs::read_to_string(path)
+        .map(Zeroizing::new)
         .map_err(|error| format!("cannot be read: {error}"))
         .and_then(|text| {
             AccessToken::parse(TokenKind::Agent, &text).map_err(|error| error.to_string())
