@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use crate::audit::{Ended, OutcomeSlot};
+use crate::echo_watch::{EchoWatch, Piece};
 use crate::limits::Permit;
 use crate::upload::Upload;
 
@@ -28,6 +29,8 @@ pub(crate) enum BodyError {
     Idle(Duration),
     #[error("the origin's answer is longer than its rule or `limits.response-size` allows")]
     TooLong,
+    #[error("it held the credential that was injected")]
+    SecretEcho,
 }
 
 /// What the agent answers with.
@@ -51,6 +54,8 @@ pub(crate) struct OriginBody {
     /// Taken when the end is known.
     slot: Option<OutcomeSlot>,
     upload: Arc<Upload>,
+    /// None where no credential was injected.
+    watch: Option<EchoWatch>,
     bytes: u64,
     /// Of its bytes.
     most: Option<NonZeroU64>,
@@ -77,12 +82,14 @@ impl OriginBody {
         slot: OutcomeSlot,
         upload: Arc<Upload>,
         permit: Permit,
+        watch: Option<EchoWatch>,
     ) -> Self {
         let mut body = Self {
             incoming,
             idle: idle.map(Idle::new),
             slot: Some(slot),
             upload,
+            watch,
             bytes: 0,
             most,
             _permit: permit,
@@ -129,7 +136,7 @@ impl OriginBody {
         if let Some(idle) = &mut self.idle {
             idle.frame_came();
         }
-        let frame = frame.map(|frame| Ok(self.cleaned(frame.map_err(BodyError::Origin)?)));
+        let frame = frame.map(|frame| self.judged(frame.map_err(BodyError::Origin)?));
         match &frame {
             Some(Ok(frame)) => {
                 let bytes = self.bytes + frame.data_ref().map_or(0, Bytes::len) as u64;
@@ -143,6 +150,7 @@ impl OriginBody {
                     self.end(Ended::Complete);
                 }
             }
+            Some(Err(BodyError::SecretEcho)) => self.end(Ended::SecretEcho),
             Some(Err(_)) => self.end(Ended::OriginFailed),
             None => self.end(Ended::Complete),
         }
@@ -151,13 +159,25 @@ impl OriginBody {
 }
 
 impl OriginBody {
-    /// The frame as it may travel; what its trailers lost goes on record.
-    fn cleaned(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        let (frame, removed) = hop::clean_trailers(frame, &[]);
-        if let Some(slot) = &mut self.slot {
-            slot.outcome().removed_response_headers.extend(removed);
+    /// The frame as it may travel; what its trailers lost, and whether it held our credential, goes on record.
+    fn judged(&mut self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+        let (mut frame, removed) = hop::clean_trailers(frame, &[]);
+        let Some(slot) = &mut self.slot else {
+            return Ok(frame);
+        };
+        let outcome = slot.outcome();
+        outcome.removed_response_headers.extend(removed);
+        let Some(watch) = &mut self.watch else {
+            return Ok(frame);
+        };
+        if let Some(trailers) = frame.trailers_mut() {
+            watch.mask(trailers, outcome);
         }
-        frame
+        let piece = frame.data_ref().map_or(&[][..], |data| data);
+        match watch.look_at(piece, outcome) {
+            Piece::Passes => Ok(frame),
+            Piece::IsCut => Err(BodyError::SecretEcho),
+        }
     }
 }
 

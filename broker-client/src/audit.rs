@@ -40,7 +40,9 @@ use self::writer::Entry;
 
 pub use self::chain::{ChainError, ChainSummary, verify_lines};
 pub use self::position::AuditPosition;
-pub use self::record::{ConnectionStart, Ended, Outcome, RulesLoaded, RulesRefused};
+pub use self::record::{
+    ConnectionStart, Ended, Outcome, RulesLoaded, RulesRefused, SecretEcho, Unscanned,
+};
 pub use self::recorded::{OutcomeSlot, Recorded};
 pub use self::search::{RecordedDecision, RecordedNearest, Wanted, last_decision};
 pub use self::writer::AuditWriter;

@@ -35,7 +35,8 @@ pub(crate) use credentials::unknown_aws;
 pub use credentials::{AssumedRole, AwsSettings, CredentialSettings, EksSettings};
 pub use limits::LimitSettings;
 pub use origins::{
-    EncodedSlash, OriginSettings, OriginTlsSettings, OriginTrust, Origins, Probe, Timeouts,
+    EncodedSlash, OnSecretEcho, OriginSettings, OriginTlsSettings, OriginTrust, Origins, Probe,
+    Timeouts,
 };
 pub use rule_settings::{ExplainToCallers, Explaining, MissingVariables, RuleSettings};
 pub(crate) use server_url::default_port;
@@ -47,8 +48,8 @@ use connection::{Stated, connections};
 use credentials::credentials;
 use limits::limits;
 use networks::{authorities, networks, proxies, proxy_choice};
-use origins::timeouts;
 pub(crate) use origins::unverified;
+use origins::{on_secret_echo, timeouts};
 use rule_settings::rule_settings;
 use tunnel::tunnel;
 
@@ -79,6 +80,8 @@ pub struct Config {
     pub origin_addresses: AddressPolicy,
     /// Whether `Forwarded` and `X-Forwarded-*` of callers reach origins.
     pub keep_forwarded: bool,
+    /// What becomes of an answer that holds the injected credential.
+    pub on_secret_echo: OnSecretEcho,
     /// What holds for every origin that `origins` does not name.
     pub timeouts: Timeouts,
     /// How much each caller may ask for, whatever the rule.
@@ -230,6 +233,7 @@ impl Config {
         let origins_proxy = proxy_choice(&settings, &table::ORIGINS_PROXY);
         let origin_addresses = settings.optional(&table::ORIGIN_ADDRESSES, networks);
         let keep_forwarded = !settings.value(&table::REMOVE_FORWARDED, boolean);
+        let on_secret_echo = settings.value(&table::ON_SECRET_ECHO, on_secret_echo);
         let local_listen = settings.value(&LOCAL_LISTEN, listen_address);
         let healthcheck_path = settings.value(&table::HEALTHCHECK_PATH, local_path);
         let data = data_folder(&settings);
@@ -252,6 +256,7 @@ impl Config {
             origins_proxy,
             origin_addresses: AddressPolicy::naming(origin_addresses.unwrap_or_default()),
             keep_forwarded,
+            on_secret_echo,
             timeouts,
             limits,
             local_listen,
@@ -274,6 +279,7 @@ impl Config {
             encoded_slash: EncodedSlash::default(),
             timeouts: self.timeouts,
             proxy: ProxyChoice::default(),
+            on_secret_echo: None,
             tls: None,
             probe: None,
         })

@@ -2,6 +2,7 @@
 
 mod aws;
 mod command;
+mod echo;
 mod file;
 mod fingerprint;
 mod pool;
@@ -23,6 +24,7 @@ use zeroize::Zeroizing;
 
 pub(crate) use self::aws::remove_signature;
 use self::aws::{AwsKeys, Scope};
+pub(crate) use self::echo::Echo;
 pub(crate) use self::fingerprint::{FingerprintKey, KEY_LEN};
 use self::renewed::Renewed;
 pub(crate) use self::sources::Sources;
@@ -289,6 +291,29 @@ impl CredentialVersion {
 
     fn header(secret: Secret) -> Result<Self, CredentialError> {
         Ok(Self(Version::Header(secret.into_header()?)))
+    }
+
+    /// What of it must not come back in an answer: what stands behind the scheme, and of Basic the password. `None`
+    /// where it signs requests and is not sent itself.
+    pub(crate) fn echo(&self) -> Option<Echo> {
+        let Version::Header(value) = &self.0 else {
+            return None;
+        };
+        let value = str::from_utf8(value.as_bytes()).unwrap_or_default();
+        let (scheme, secret) = value.split_once(' ').unwrap_or(("", value));
+        let is_basic = scheme.eq_ignore_ascii_case("basic");
+        let pair = is_basic.then(|| STANDARD.decode(secret).map(Zeroizing::new));
+        let Some(Ok(pair)) = pair else {
+            return Some(Echo::of(secret.as_bytes()));
+        };
+        let password = pair.splitn(2, |byte| *byte == b':').last();
+        let password = Echo::of(password.unwrap_or_default());
+        // `token:` has all of its secret in front; a password too short to be found may be with its user.
+        Some(if password.is_too_short() {
+            Echo::of(pair.strip_suffix(b":").unwrap_or(&pair))
+        } else {
+            password
+        })
     }
 
     /// Of values for the sources of `auth`, in their order.

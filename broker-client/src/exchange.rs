@@ -25,6 +25,7 @@ use crate::audit::{
 use crate::config::Explaining;
 use crate::credential::{Credential, CredentialVersion, FingerprintKey};
 use crate::denial::Denial;
+use crate::echo_watch::EchoWatch;
 use crate::judged_body::BodyKeeper;
 use crate::limits::{Limiter, Permit};
 use crate::location;
@@ -264,7 +265,7 @@ impl Exchange {
         {
             return self.failed(&error, slot, route, context);
         }
-        let version = match outgoing.inject(route, slot.outcome()).await {
+        let mut version = match outgoing.inject(route, slot.outcome()).await {
             Ok(version) => version,
             Err(error) => return self.failed(&error, slot, route, context),
         };
@@ -284,6 +285,7 @@ impl Exchange {
             self.note_credential(Some(&renewed), slot.outcome());
             slot.outcome().renewed = true;
             outgoing.replace_credential(&renewed);
+            version = Some(renewed);
             let (body, again) = UploadBody::whole(Bytes::new());
             upload = again;
             answer = send(&outgoing, body, &upload, route, slot.outcome()).await;
@@ -306,11 +308,29 @@ impl Exchange {
         }
         outcome.removed_response_headers =
             hop::remove_from_response(&mut head.headers, beside_credential);
+        let watch = version.map(|version| {
+            let (echo, headers) = (version.echo(), &mut head.headers);
+            EchoWatch::begin(
+                echo,
+                headers,
+                route.on_secret_echo,
+                &context.request_id,
+                outcome,
+            )
+        });
         outcome.location_passed = location::rewrite(&mut head.headers, &route.origin, &self.agent);
         let is_long_lived = is_long_lived(query.as_deref(), &head.headers);
         let idle = (!is_long_lived).then_some(route.timeouts.idle);
         head.extensions.clear();
-        let body = OriginBody::new(incoming, idle, route.response_size, slot, upload, permit);
+        let body = OriginBody::new(
+            incoming,
+            idle,
+            route.response_size,
+            slot,
+            upload,
+            permit,
+            watch,
+        );
         Response::from_parts(head, AnswerBody::Origin(Box::new(body)))
     }
 

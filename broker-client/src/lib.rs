@@ -17,6 +17,7 @@ mod credential;
 mod denial;
 mod dial;
 pub mod doctor;
+mod echo_watch;
 mod exchange;
 pub mod instance;
 mod judged_body;

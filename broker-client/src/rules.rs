@@ -17,7 +17,8 @@ use http::uri::{Authority, Scheme};
 use crate::accept_file::AcceptFile;
 use crate::address_policy::{is_shortened_address, literal};
 use crate::config::{
-    self, Accept, Config, Connection, MissingVariables, OriginTlsSettings, Origins, Probe, Timeouts,
+    self, Accept, Config, Connection, MissingVariables, OnSecretEcho, OriginTlsSettings, Origins,
+    Probe, Timeouts,
 };
 use crate::control_call::ControlCalls;
 use crate::credential::{Credential, CredentialError, Sources};
@@ -156,6 +157,7 @@ pub(crate) struct Route {
     pub(crate) limiter: Limiter,
     /// Longest body of an answer, in bytes.
     pub(crate) response_size: Option<NonZeroU64>,
+    pub(crate) on_secret_echo: OnSecretEcho,
     pub(crate) client: OriginClient,
     /// By what doctor asks the origin whether it takes the credential.
     pub(crate) probe: Option<Probe>,
@@ -470,6 +472,9 @@ impl<'r> Resolver<'r> {
             timeouts,
             limiter: Limiter::new(limits),
             response_size: shorter(limits.response_size, self.config.limits.response_size),
+            on_secret_echo: settings
+                .on_secret_echo
+                .unwrap_or(self.config.on_secret_echo),
             client,
             probe: settings.probe,
         })

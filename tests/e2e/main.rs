@@ -32,6 +32,7 @@ mod reload;
 mod request;
 mod rules_commands;
 mod schema;
+mod secret_echo;
 mod smuggling;
 mod streaming;
 mod tenants;

@@ -16,8 +16,8 @@ use super::DecisionContext;
 use super::chain::{Chain, verify_lines};
 use super::record::{
     ConnectionStart, DecisionFields, DecisionRecord, Ended, Identity, Outcome, OutcomeRecord,
-    RecoveredRecord, ReopenedRecord, RulesLoaded, RulesRefused, StartRecord, StopRecord, Verdict,
-    refused_target,
+    RecoveredRecord, ReopenedRecord, RulesLoaded, RulesRefused, SecretEcho, StartRecord,
+    StopRecord, Unscanned, Verdict, refused_target,
 };
 use super::sink::Found;
 
@@ -117,6 +117,7 @@ fn examples() -> (String, String) {
     outcome.removed_request_headers = vec![CONNECTION, COOKIE];
     outcome.injected = true;
     outcome.credential = Some("5bdcc146bf60754e".to_owned());
+    outcome.secret_echo = Some(SecretEcho::None);
     outcome.ended = Ended::Complete;
     let duration = Duration::from_micros(41_276);
     example.add(
@@ -243,6 +244,7 @@ fn the_document_names_every_way_to_end() {
         Ended::TimedOut,
         Ended::TooLong,
         Ended::NotSent,
+        Ended::SecretEcho,
     ];
     let ended = ended.map(|ended| serde_json::to_value(ended).unwrap());
     let (_, table) = AUDIT_MD.split_once("| `ended` | meaning |").unwrap();
@@ -254,6 +256,29 @@ fn the_document_names_every_way_to_end() {
         let found = serde_json::to_value(found).unwrap();
         let code = found.as_str().unwrap();
         assert!(AUDIT_MD.contains(&format!("`{code}`")), "{code}");
+    }
+}
+
+#[test]
+fn the_document_explains_what_is_said_of_echoes() {
+    let echoes = [SecretEcho::None, SecretEcho::Found, SecretEcho::Unscanned]
+        .map(|it| serde_json::to_value(it).unwrap());
+    let reasons = [
+        Unscanned::Compressed,
+        Unscanned::Binary,
+        Unscanned::Signature,
+        Unscanned::ShortCredential,
+    ];
+    let reasons = reasons.map(|it| serde_json::to_value(it).unwrap());
+    for (field, values) in [("secret_echo", &echoes[..]), ("unscanned", &reasons)] {
+        let row = AUDIT_MD
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{field}` |")))
+            .unwrap();
+        for value in values {
+            let code = value.as_str().unwrap();
+            assert!(row.contains(&format!("`{code}`")), "{field}: {code}");
+        }
     }
 }
 

@@ -249,6 +249,34 @@ pub enum Ended {
     TooLong,
     /// Nothing was sent to the origin.
     NotSent,
+    /// The answer held the injected credential, and was cut off.
+    SecretEcho,
+}
+
+/// Whether the body of an answer held the injected credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecretEcho {
+    /// What passed of it did not.
+    None,
+    /// It did.
+    Found,
+    /// Nobody can say.
+    Unscanned,
+}
+
+/// Why a body is not looked at for the injected credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unscanned {
+    /// It has a content coding.
+    Compressed,
+    /// It is no text, or not in a coding that has ASCII in it.
+    Binary,
+    /// The credential signed the request, and was not sent itself.
+    Signature,
+    /// The credential is so short that it would be found by chance.
+    ShortCredential,
 }
 
 /// What is known of an exchange after its decision; names, numbers and codes only.
@@ -271,6 +299,13 @@ pub struct Outcome {
     /// Names of the headers removed on the way back.
     #[serde(serialize_with = "names")]
     pub removed_response_headers: Vec<HeaderName>,
+    /// Names of the headers and trailers in which the credential came back, and was masked.
+    #[serde(serialize_with = "names")]
+    pub masked_response_headers: Vec<HeaderName>,
+    /// Whether it came back in the body; `None` where none was injected.
+    pub secret_echo: Option<SecretEcho>,
+    /// Why nobody looked.
+    pub unscanned: Option<Unscanned>,
     /// Which of `location` and `content-location` passed unchanged although they point elsewhere.
     #[serde(serialize_with = "names")]
     pub location_passed: Vec<HeaderName>,
@@ -294,6 +329,9 @@ impl Outcome {
             error: None,
             removed_request_headers: Vec::new(),
             removed_response_headers: Vec::new(),
+            masked_response_headers: Vec::new(),
+            secret_echo: None,
+            unscanned: None,
             location_passed: Vec::new(),
             injected: false,
             credential: None,

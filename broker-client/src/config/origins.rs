@@ -25,6 +25,8 @@ pub struct OriginSettings {
     pub timeouts: Timeouts,
     /// The proxy on the way.
     pub proxy: ProxyChoice,
+    /// What becomes of an answer that holds the injected credential, where it is not as for all others.
+    pub on_secret_echo: Option<OnSecretEcho>,
     /// TLS, where it is not as for all others.
     pub tls: Option<OriginTlsSettings>,
     /// By what `broker-client doctor` asks it whether it takes the credential.
@@ -69,6 +71,16 @@ impl fmt::Display for Probe {
         let path = self.target.split('?').next().unwrap_or_default();
         write!(f, "{} {path}", self.method)
     }
+}
+
+/// What becomes of an answer whose body holds the credential that the agent injected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnSecretEcho {
+    /// It passes, and that is on record.
+    #[default]
+    Record,
+    /// It ends, visibly broken, before the piece that completes the credential.
+    Cut,
 }
 
 /// TLS towards one origin.
@@ -131,6 +143,7 @@ pub(super) fn origins_at(node: &Node<'_>, timeouts: Timeouts) -> Origins {
             "proxy",
             "tls",
             "probe",
+            "on-secret-echo",
         ]);
         let time = |name: &str| fields.get(name)?.read(positive_duration);
         let settings = OriginSettings {
@@ -147,6 +160,9 @@ pub(super) fn origins_at(node: &Node<'_>, timeouts: Timeouts) -> Origins {
                 .get("proxy")
                 .and_then(|node| node.read(str::parse))
                 .unwrap_or_default(),
+            on_secret_echo: fields
+                .get("on-secret-echo")
+                .and_then(|node| node.read(on_secret_echo)),
             tls: fields.get("tls").and_then(tls),
             probe: fields.get("probe").and_then(|node| node.read(str::parse)),
         };
@@ -235,6 +251,14 @@ pub(super) fn timeouts(settings: &Settings<'_>) -> Timeouts {
         connect: settings.value(&table::CONNECT, positive_duration),
         first_byte: settings.value(&table::FIRST_BYTE, positive_duration),
         idle: settings.value(&table::IDLE, positive_duration),
+    }
+}
+
+pub(super) fn on_secret_echo(text: &str) -> Result<OnSecretEcho, String> {
+    match text {
+        "record" => Ok(OnSecretEcho::Record),
+        "cut" => Ok(OnSecretEcho::Cut),
+        _ => Err(format!("unknown value {} (use record or cut)", shown(text))),
     }
 }
 

@@ -148,6 +148,14 @@ pub(super) const REMOVE_FORWARDED: Setting = Setting::new(
 )
 .env(&["BROKER_REMOVE_FORWARDED_HEADERS", "REMOVE_X_FORWARDED_HEADERS"])
 .default("true");
+pub(super) const ON_SECRET_ECHO: Setting = Setting::new(
+    "on-secret-echo",
+    "record|cut",
+    "What becomes of an answer whose body holds the credential that was added to its request: it passes and that is on \
+     record, or it is cut off before the credential is complete",
+)
+.env(&["BROKER_ON_SECRET_ECHO"])
+.default("record");
 pub(super) const ORIGINS: Section = Section {
     key: "origins",
     help: "what holds for one origin alone; the key is the origin as the rule writes it, unexpanded. \
@@ -167,6 +175,7 @@ pub(super) const ORIGINS: Section = Section {
     idle-timeout: 5m
     proxy: none
     probe: GET /api/v1/namespaces?limit=1
+    on-secret-echo: cut
     tls:
       client-cert: client.pem
       client-key: client.key
@@ -368,6 +377,7 @@ pub static TABLE: Table = Table {
                 CALLER_CONCURRENCY,
                 RESPONSE_SIZE,
                 REMOVE_FORWARDED,
+                ON_SECRET_ECHO,
             ],
             sections: &[ORIGINS],
         },

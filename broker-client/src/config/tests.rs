@@ -592,6 +592,10 @@ fn what_is_wrong_in_the_file_is_named_with_its_path() {
             r#"broker.yaml: origins.sonar.idle-timeout: "30" is not a length of time"#,
         ),
         (
+            "origins: {sonar: {on-secret-echo: hide}}",
+            r#"broker.yaml: origins.sonar.on-secret-echo: unknown value "hide" (use record or cut)"#,
+        ),
+        (
             "origins: {sonar: {tls: {client-cert: a.pem}}}",
             "broker.yaml: origins.sonar.tls: client-cert without its client-key (give both files)",
         ),
