@@ -40,16 +40,35 @@ pub enum Declared {
     Exec,
     /// A token for a cluster of Amazon EKS.
     Eks,
+    /// A token of Google Cloud.
+    Gcp,
+    /// A token of an OAuth 2.0 authorization server.
+    OAuth2,
+    /// A field of a secret in Vault.
+    Vault,
+    /// A token of a GitHub App's installation.
+    GithubApp,
 }
 
 impl Declared {
-    const ALL: [Self; 2] = [Self::Exec, Self::Eks];
+    const ALL: [Self; 6] = [
+        Self::Exec,
+        Self::Eks,
+        Self::Gcp,
+        Self::OAuth2,
+        Self::Vault,
+        Self::GithubApp,
+    ];
 
     /// What stands before the colon.
     pub fn word(self) -> &'static str {
         match self {
             Self::Exec => "exec",
             Self::Eks => "eks",
+            Self::Gcp => "gcp",
+            Self::OAuth2 => "oauth2",
+            Self::Vault => "vault",
+            Self::GithubApp => "github-app",
         }
     }
 

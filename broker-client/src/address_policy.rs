@@ -99,6 +99,12 @@ pub(crate) fn is_this_machine(host: &str) -> bool {
     }
 }
 
+/// Whether a host is written as an address that a cloud answers at for this machine alone.
+pub(crate) fn is_metadata(host: &str) -> bool {
+    let is_near = |address| matches!(kind(address), Some(Kind::LinkLocal | Kind::Metadata));
+    literal(host).is_some_and(is_near)
+}
+
 /// The address that a host is written as, with or without an IPv6 address's brackets.
 pub(crate) fn literal(host: &str) -> Option<IpAddr> {
     without_brackets(host).parse().ok()

@@ -32,7 +32,10 @@ pub use commands::CommandSettings;
 pub(crate) use connection::Which;
 pub use connection::{Accept, Connection};
 pub(crate) use credentials::unknown_aws;
-pub use credentials::{AssumedRole, AwsSettings, CredentialSettings, EksSettings};
+pub use credentials::{
+    AssumedRole, AwsSettings, ClientAuthentication, CredentialSettings, EksSettings, GcpSettings,
+    GithubAppSettings, OAuth2Settings, VaultLogin, VaultSettings,
+};
 pub use limits::LimitSettings;
 pub use origins::{
     EncodedSlash, OnSecretEcho, OriginSettings, OriginTlsSettings, OriginTrust, Origins, Probe,

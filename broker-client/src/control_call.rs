@@ -12,13 +12,15 @@ use broker_process::logging::chain;
 use broker_process::tls::{self, ClientRoots, PostQuantum, TlsMin, TlsPolicy};
 use bytes::Bytes;
 use http::header::{DATE, PROXY_AUTHORIZATION, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Client;
 use reqwest::redirect::Policy;
 use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
+use crate::address_policy::{is_metadata, is_this_machine};
 use crate::config::{Config, default_port};
 use crate::proxy::{Proxies, Proxy};
 
@@ -221,6 +223,32 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
+/// As a form has it, in one allocation.
+pub(crate) fn escaped(text: &str) -> Zeroizing<String> {
+    let mut all = Zeroizing::new(String::with_capacity(text.len() * 3));
+    all.extend(utf8_percent_encode(text, ESCAPED));
+    all
+}
+
+/// Where secrets may be sent: an `https://` URL, or one of this machine or its cloud's metadata.
+pub(crate) fn secure_uri(text: &str) -> Result<Uri, &'static str> {
+    const NO_URL: &str = "is no URL (write https://host/path, without user and password)";
+    let uri: Uri = text.parse().map_err(|_| NO_URL)?;
+    let authority = uri.authority().map(Authority::as_str);
+    if authority.is_none_or(|authority| authority.contains('@')) {
+        return Err(NO_URL);
+    }
+    let host = uri.host().unwrap_or_default();
+    match uri.scheme_str() {
+        Some("https") => Ok(uri),
+        Some("http") if is_this_machine(host) || is_metadata(host) => Ok(uri),
+        Some("http") => Err(
+            "is http://, which is for this machine alone, since secrets travel here (use https://)",
+        ),
+        _ => Err(NO_URL),
+    }
+}
+
 /// What a service said.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
@@ -231,6 +259,10 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    pub(crate) fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        self.headers.get(name)
+    }
+
     /// The body, as text.
     pub(crate) fn text(&self) -> Result<&str, CallError> {
         str::from_utf8(&self.body).map_err(|_| CallError::Unreadable)

@@ -5,9 +5,15 @@ mod command;
 mod echo;
 mod file;
 mod fingerprint;
+mod gcp;
+mod github_app;
+mod handed_out;
+mod jwt;
+mod oauth2;
 mod pool;
 mod renewed;
 mod sources;
+mod vault;
 
 use std::fmt;
 use std::sync::Arc;
@@ -115,6 +121,9 @@ pub(crate) enum CredentialError {
         name: String,
         near: Option<String>,
     },
+    /// In a secret that the settings have.
+    #[error("{place}: {error}")]
+    OfSettings { place: String, error: Box<Self> },
     /// No keys to sign with.
     #[error("\"aws\": {0}")]
     UnknownAws(String),

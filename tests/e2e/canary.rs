@@ -11,6 +11,7 @@ use broker_tests::aws::{EXTERNAL_ID, KEY_ID, ROLE, ScriptedAws, denied};
 use broker_tests::broker::{AGENT, AgentSetup, CALLER, Site, TENANT};
 use broker_tests::caller::{Answer as Answered, Caller, body};
 use broker_tests::canary::Outputs;
+use broker_tests::certs::rsa_key;
 use broker_tests::origin::{Answer, Origin, Request};
 use broker_tests::programs::{
     AgentProcess, Child, ServerProcess, Signal, broker_command, free_port,
@@ -21,6 +22,7 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use http::Version;
 use serde_json::{Value, json};
+use tokio::task::spawn_blocking;
 
 /// The credential that must not leave.
 const CANARY: &str = "canary-Zq7wXKp9LmTr4Vb0";
@@ -103,6 +105,19 @@ fn rules(origin: &Origin, file: &Path) -> Vec<Value> {
             "command",
             json!({"scheme": "bearer", "token": "${exec:good}"}),
         ),
+        auth("gcp", json!({"scheme": "bearer", "token": "${gcp:token}"})),
+        auth(
+            "oauth2",
+            json!({"scheme": "bearer", "token": "${oauth2:good}"}),
+        ),
+        auth(
+            "vault",
+            json!({"scheme": "bearer", "token": "${vault:good}"}),
+        ),
+        auth(
+            "github-app",
+            json!({"scheme": "bearer", "token": "${github-app:good}"}),
+        ),
         auth("eks", json!({"scheme": "bearer", "token": "${eks:good}"})),
         auth(
             "sigv4",
@@ -119,6 +134,25 @@ fn rules(origin: &Origin, file: &Path) -> Vec<Value> {
 /// An origin that tells the names of a request's headers and none of their values, but for a cookie.
 async fn origin() -> Origin {
     Origin::answering(answer).await
+}
+
+/// Services that hand the canary out, or repeat it as their word for a refusal.
+fn token_services(request: &Request) -> Answer {
+    let target = request.head.target();
+    let path = target.split('?').next().unwrap();
+    let body = match path {
+        "/refuses" => {
+            return Answer::new(400, &[], json!({"error": CANARY}).to_string());
+        }
+        "/v1/secret/data/tool" => json!({"data": {"data": {"token": CANARY}}}),
+        "/v1/auth/token/renew-self" => {
+            json!({"auth": {"client_token": CANARY, "lease_duration": 60}})
+        }
+        _ => {
+            json!({"access_token": CANARY, "expires_in": 60, "token": CANARY, "expires_at": "2099-01-01T00:00:00Z"})
+        }
+    };
+    Answer::new(200, &[("Metadata-Flavor", "Google")], body.to_string())
 }
 
 fn answer(request: &Request) -> Answer {
@@ -167,6 +201,7 @@ async fn credentials_are_in_nothing_that_is_written_or_answered() {
     let origin = origin().await;
     let silent = Origin::scripted().await;
     let cloud = ScriptedAws::start(CANARY).await;
+    let services = Origin::answering(token_services).await;
     let loose_cloud = Origin::answering(|_| denied(CANARY)).await;
     let site = Site::empty()
         .agent(TENANT, MARKER)
@@ -200,11 +235,12 @@ async fn credentials_are_in_nothing_that_is_written_or_answered() {
         ("/unavailable", &*bad_file),
         ("/fails", "${exec:bad}"),
         ("/cloud-fails", "${eks:bad}"),
+        ("/service-fails", "${oauth2:bad}"),
     ] {
         let bad = json!({"scheme": "bearer", "token": token});
         accept.push(json!({"path": path, "origin": origin.url(), "auth": bad}));
     }
-    let kinds = accept.len() - 5;
+    let kinds = accept.len() - 6;
     let with_token = format!("http://{CANARY}@{}", origin.address());
     let setup = AgentSetup::with_rules(json!({ "private": accept }))
         .named(TENANT, MARKER)
@@ -217,11 +253,18 @@ async fn credentials_are_in_nothing_that_is_written_or_answered() {
                exec: {{good: {{command: [/bin/cat, {0}]}}, bad: {{command: [/bin/sh, -c, \"cat {0} {0} >&2; exit 1\"]}}}},
                aws: {{good: {{assume-role: [{{role: \"{ROLE}\", external-id: {EXTERNAL_ID}}}], endpoint: \"{1}\"}},
                       bad: {{assume-role: [{{role: \"{ROLE}\", external-id: {CANARY}}}], endpoint: \"{2}\"}}}},
-               eks: {{good: {{cluster: shop, aws: good}}, bad: {{cluster: shop, aws: bad}}}}}}",
+               eks: {{good: {{cluster: shop, aws: good}}, bad: {{cluster: shop, aws: bad}}}},
+               oauth2: {{good: {{token-url: {3}/token, client-id: broker, client-secret: \"${{TOKEN}}\"}},
+                         bad: {{token-url: {3}/refuses, client-id: broker, client-secret: \"${{TOKEN}}\", authentication: post}}}},
+               vault: {{good: {{address: {3}, path: tool, field: token, token: \"${{TOKEN}}\"}}}},
+               github-app: {{good: {{app: 1, installation: 2, private-key-file: {4}, api: {3}}}}}}}",
             file.display(),
             cloud.url(),
             loose_cloud.url(),
+            services.url(),
+            secret("app.pem", rsa_key()).display(),
         ))
+        .variable("GCE_METADATA_HOST", &services.address().to_string())
         .variable("AWS_REGION", "eu-west-1")
         .variable("AWS_ACCESS_KEY_ID", KEY_ID)
         .variable("AWS_SECRET_ACCESS_KEY", CANARY)
@@ -285,7 +328,7 @@ async fn credentials_are_in_nothing_that_is_written_or_answered() {
         let answer = Caller::to(server.admin).get(path).await;
         outputs.register(format!("admin port, {path}"), everything_in(answer).await);
     }
-    register_commands(&mut outputs, &agent);
+    register_commands(&mut outputs, &agent).await;
     for child in [agent.child(), server.child()] {
         let arguments = fs::read(format!("/proc/{}/cmdline", child.pid())).unwrap();
         assert!(arguments.ends_with(b"run\0") || arguments.ends_with(b".yaml\0"));
@@ -356,6 +399,7 @@ fn refusals() -> Vec<(String, u16)> {
         (to("/unavailable"), 502),
         (to("/fails"), 502),
         (to("/cloud-fails"), 502),
+        (to("/service-fails"), 502),
         (format!("/broker/{AGENT}/bearer/names"), 403),
         ("/broker/nobody/bearer/names".to_owned(), 503),
         ("/elsewhere".to_owned(), 404),
@@ -546,18 +590,20 @@ async fn everything_in(mut answer: Answered) -> Vec<u8> {
     all
 }
 
-fn register_commands(outputs: &mut Outputs, agent: &AgentProcess) {
+async fn register_commands(outputs: &mut Outputs, agent: &AgentProcess) {
     let accept = &agent.variables()["ACCEPT"];
     for words in COMMANDS {
         let words_of_it = words
             .split(' ')
             .map(|word| if word == "ACCEPT" { accept } else { word });
-        let output = broker_command("broker-client")
+        let mut command = broker_command("broker-client");
+        command
             .args(words_of_it)
             .envs(agent.variables())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+            .stdin(Stdio::null());
+        // Doctor asks services that answer within this test.
+        let output = spawn_blocking(move || command.output());
+        let output = output.await.unwrap().unwrap();
         let said = [output.stdout, output.stderr].concat();
         assert!(
             !said.is_empty() || *words == "rules eval ACCEPT",

@@ -36,5 +36,6 @@ mod secret_echo;
 mod smuggling;
 mod streaming;
 mod tenants;
+mod tokens;
 mod tunnels;
 mod version_2;

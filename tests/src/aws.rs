@@ -2,16 +2,14 @@
 //! container's role. No registry has the real ones; these answer as Amazon's documentation says, and refuse what does
 //! not fit.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::{digest, hmac};
-use percent_encoding::percent_decode_str;
-
+use crate::http1::form;
 use crate::origin::{Answer, Origin, Request};
+use aws_lc_rs::{digest, hmac};
 
 /// Keys that a test puts into the agent's environment.
 pub const KEY_ID: &str = "AKIAIOSFODNN7EXAMPLE";
@@ -94,7 +92,7 @@ pub fn key_id(n: usize) -> String {
 }
 
 fn what(request: &Request) -> String {
-    let form = form(request);
+    let form = form(&request.body);
     match form.get("Action") {
         Some(action) => format!("{action} {}", form["RoleArn"]),
         None => format!("{} {}", request.head.method(), request.head.target()),
@@ -132,7 +130,7 @@ impl State {
 
     /// `AssumeRole` and `AssumeRoleWithWebIdentity` (AWS Security Token Service API Reference).
     fn token_service(&self, request: &Request) -> Answer {
-        let form = form(request);
+        let form = form(&request.body);
         let field = |name: &str| form.get(name).map(String::as_str);
         if (field("Version"), field("RoleArn")) != (Some("2011-06-15"), Some(ROLE)) {
             return denied("AccessDenied");
@@ -283,15 +281,6 @@ pub fn is_signed(request: &Request, key_id: &str, secret: &str) -> bool {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn form(request: &Request) -> BTreeMap<String, String> {
-    let body = String::from_utf8_lossy(&request.body);
-    let decode = |text: &str| percent_decode_str(text).decode_utf8().unwrap().into_owned();
-    let fields = body.split('&').filter_map(|field| field.split_once('='));
-    fields
-        .map(|(name, value)| (decode(name), decode(value)))
-        .collect()
 }
 
 fn rfc3339(time: SystemTime) -> String {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
-    SanType, date_time_ymd,
+    PKCS_RSA_SHA256, SanType, date_time_ymd,
 };
 use rustls::client::WantsClientCert;
 use rustls::crypto::CryptoProvider;
@@ -19,6 +19,12 @@ use rustls::{
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tempfile::TempDir;
+
+/// A new RSA key, PEM.
+pub fn rsa_key() -> String {
+    let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+    key.serialize_pem()
+}
 
 /// A certificate authority; its files live as long as it does.
 pub struct Ca {

@@ -1,12 +1,24 @@
 //! HTTP/1.1 by hand, so that every byte is seen as it stands on the wire.
 
+use std::collections::BTreeMap;
 use std::io;
 
+use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
 /// The largest head that is read, in bytes; far above the 64 KiB that the product allows, so that
 /// the product's own limit is the one that tests meet.
 const MAX_HEAD: u64 = 1024 * 1024;
+
+/// The fields of a form, a plus sign as it is.
+pub fn form(body: &[u8]) -> BTreeMap<String, String> {
+    let body = String::from_utf8_lossy(body);
+    let decode = |text: &str| percent_decode_str(text).decode_utf8().unwrap().into_owned();
+    let fields = body.split('&').filter_map(|field| field.split_once('='));
+    fields
+        .map(|(name, value)| (decode(name), decode(value)))
+        .collect()
+}
 
 /// A request's or an answer's head, byte for byte, with the empty line that ends it.
 #[derive(Debug, Clone, PartialEq, Eq)]

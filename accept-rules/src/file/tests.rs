@@ -306,7 +306,7 @@ fn an_error_names_rule_field_value_and_fix() {
         ),
         (
             r#""auth": {"scheme": "raw", "token": "${T:x}"}"#,
-            r#""token": "${T:…}" is not supported: use "${NAME}", "${file:/path}", "${exec:name}", "${eks:name}"; there are no defaults"#,
+            r#""token": "${T:…}" is not supported: use "${NAME}", "${file:/path}", "${exec:name}", "${eks:name}", "${gcp:name}", "${oauth2:name}", "${vault:name}", "${github-app:name}"; there are no defaults"#,
         ),
     ] {
         assert_eq!(
@@ -415,8 +415,8 @@ fn a_bad_origin_is_refused_without_its_userinfo() {
             r#""origin": the origin "ftp://host" has an unknown scheme: use "https://" or "http://""#,
         ),
         (
-            "https://${vault:x}@host",
-            r#""origin": "${vault:…}" is not supported: use "${NAME}", "${file:/path}", "${exec:name}", "${eks:name}"; there are no defaults"#,
+            "https://${plugin:x}@host",
+            r#""origin": "${plugin:…}" is not supported: use "${NAME}", "${file:/path}", "${exec:name}", "${eks:name}", "${gcp:name}", "${oauth2:name}", "${vault:name}", "${github-app:name}"; there are no defaults"#,
         ),
         (
             "https://${file:x}@host",

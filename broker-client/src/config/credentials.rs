@@ -1,17 +1,31 @@
 //! What credentials are made of that an accept file can only name.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use accept_rules::{Declared, Source, Template};
 use broker_process::settings::{
-    Environment, Fields, Node, Section, Settings, duration, nearest, shown,
+    Environment, Fields, Node, Section, Settings, duration, integer, nearest, shown,
 };
+use http::{HeaderValue, Uri};
 
 use super::commands::{CommandSettings, commands};
 use super::{ServerUrl, table};
+use crate::control_call::secure_uri;
 
 /// The entry that holds where a rule or another entry names none.
 const DEFAULT_AWS: &str = "default";
+/// The name under which rules take a token of Google Cloud though nothing is written.
+const DEFAULT_GCP: &str = "token";
+/// What such a token is for: everything that the identity may do.
+const CLOUD_PLATFORM: &str = "https://www.googleapis.com/auth/cloud-platform";
+/// How often a secret of Vault is read.
+const VAULT_REFRESH: Duration = Duration::from_secs(300);
+/// Where Kubernetes mounts the token of a pod's service account.
+const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+/// GitHub's own.
+const GITHUB_API: &str = "https://api.github.com";
 /// The name of the agent's sessions in the cloud's records.
 const SESSION: &str = "broker-client";
 /// How long a role is assumed, as AWS has it where nothing is said, and the longest for a role that another assumes.
@@ -26,6 +40,14 @@ pub struct CredentialSettings {
     pub aws: BTreeMap<String, AwsSettings>,
     /// Tokens for clusters of Amazon EKS.
     pub eks: BTreeMap<String, EksSettings>,
+    /// Tokens of Google Cloud.
+    pub gcp: BTreeMap<String, GcpSettings>,
+    /// Tokens of OAuth 2.0 authorization servers.
+    pub oauth2: BTreeMap<String, OAuth2Settings>,
+    /// Secrets in Vault.
+    pub vault: BTreeMap<String, VaultSettings>,
+    /// Installations of GitHub Apps.
+    pub github_apps: BTreeMap<String, GithubAppSettings>,
 }
 
 /// Whose keys of Amazon Web Services.
@@ -63,6 +85,90 @@ pub struct EksSettings {
     pub region: Option<String>,
 }
 
+/// Tokens of Google Cloud for the identity that the agent runs with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GcpSettings {
+    /// What they are for; several with blanks between them.
+    pub scope: String,
+}
+
+/// A client of an OAuth 2.0 authorization server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OAuth2Settings {
+    /// The server's token endpoint.
+    pub token_url: Uri,
+    /// The client.
+    pub client_id: String,
+    /// What it shows; it holds sources and no secret.
+    pub client_secret: Template,
+    /// How it shows that.
+    pub authentication: ClientAuthentication,
+    /// What the token is for, in the server's words (RFC 6749 §3.3).
+    pub scope: Option<String>,
+    /// Whom it is for, as some servers have it.
+    pub audience: Option<String>,
+    /// The same as RFC 8707 has it.
+    pub resource: Option<String>,
+}
+
+/// How a client shows who it is (RFC 6749 §2.3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClientAuthentication {
+    /// In the `Authorization` header.
+    #[default]
+    Basic,
+    /// In the form.
+    Post,
+}
+
+/// A field of a secret in Vault, in a KV store of version 2.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VaultSettings {
+    /// Where Vault is.
+    pub address: ServerUrl,
+    /// Its namespace, where it has some.
+    pub namespace: Option<HeaderValue>,
+    /// The store.
+    pub mount: String,
+    /// The secret in it.
+    pub path: String,
+    /// The field of that.
+    pub field: String,
+    /// How a session is opened.
+    pub login: VaultLogin,
+    /// How often the secret is read.
+    pub refresh: Duration,
+}
+
+/// How a session with Vault is opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VaultLogin {
+    /// With a token that is there; it holds sources and no secret.
+    Token(Template),
+    /// With the token of a Kubernetes service account.
+    Kubernetes {
+        /// The role in Vault.
+        role: String,
+        /// Where the method is mounted.
+        mount: String,
+        /// The service account's token, read for each login.
+        jwt_file: PathBuf,
+    },
+}
+
+/// An installation of a GitHub App.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GithubAppSettings {
+    /// The app's id or client id.
+    pub app: String,
+    /// The installation's id.
+    pub installation: u64,
+    /// The app's private key, PEM.
+    pub private_key_file: PathBuf,
+    /// GitHub's API.
+    pub api: ServerUrl,
+}
+
 pub(super) fn credentials(
     settings: &Settings<'_>,
     environment: &Environment,
@@ -80,8 +186,17 @@ pub(super) fn credentials(
             },
         );
     }
+    let mut gcp = named(settings, &table::GCP, gcp);
+    gcp.entry(DEFAULT_GCP.to_owned())
+        .or_insert_with(|| GcpSettings {
+            scope: CLOUD_PLATFORM.to_owned(),
+        });
     CredentialSettings {
         commands: commands(settings),
+        gcp,
+        oauth2: named(settings, &table::OAUTH2, oauth2),
+        vault: named(settings, &table::VAULT, vault),
+        github_apps: named(settings, &table::GITHUB_APP, github_app),
         eks: named(settings, &table::EKS, |node| eks(node, &aws)),
         aws,
     }
@@ -110,7 +225,7 @@ fn named<T>(
 
 /// As rules can name it.
 fn is_name(text: &str) -> bool {
-    accept_rules::Template::parse(&format!("${{exec:{text}}}")).is_ok()
+    Template::parse(&format!("${{exec:{text}}}")).is_ok()
 }
 
 fn aws(
@@ -189,6 +304,201 @@ fn eks(node: &Node<'_>, known: &BTreeMap<String, AwsSettings>) -> Option<EksSett
             None => None,
         },
     })
+}
+
+fn gcp(node: &Node<'_>) -> Option<GcpSettings> {
+    let fields = node.fields(&["scope"]);
+    Some(GcpSettings {
+        scope: match fields.get("scope") {
+            Some(node) => node.read(scope)?,
+            None => CLOUD_PLATFORM.to_owned(),
+        },
+    })
+}
+
+fn oauth2(node: &Node<'_>) -> Option<OAuth2Settings> {
+    let fields = node.fields(&[
+        "token-url",
+        "client-id",
+        "client-secret",
+        "authentication",
+        "scope",
+        "audience",
+        "resource",
+    ]);
+    let token_url = required(
+        node,
+        &fields,
+        "token-url",
+        "https://login.example/oauth2/token",
+    );
+    let client_id = required(node, &fields, "client-id", "broker");
+    let secret = required(node, &fields, "client-secret", "${CLIENT_SECRET}");
+    let authentication = fields.get("authentication");
+    Some(OAuth2Settings {
+        token_url: token_url?.read(secure_uri)?,
+        client_id: client_id?.text()?,
+        client_secret: secret?.read(secret_text)?,
+        authentication: match authentication {
+            Some(node) => node.read(client_authentication)?,
+            None => ClientAuthentication::default(),
+        },
+        scope: text(&fields, "scope"),
+        audience: text(&fields, "audience"),
+        resource: text(&fields, "resource"),
+    })
+}
+
+fn vault(node: &Node<'_>) -> Option<VaultSettings> {
+    let fields = node.fields(&[
+        "address",
+        "namespace",
+        "mount",
+        "path",
+        "field",
+        "token",
+        "kubernetes",
+        "refresh",
+    ]);
+    let address = required(node, &fields, "address", "https://vault.example:8200");
+    let path = required(node, &fields, "path", "tools/sonarqube");
+    let field = required(node, &fields, "field", "token");
+    let login = vault_login(node, &fields);
+    let (namespace, mount, refresh) = (
+        fields.get("namespace"),
+        fields.get("mount"),
+        fields.get("refresh"),
+    );
+    Some(VaultSettings {
+        address: address?.read(endpoint)?,
+        namespace: match namespace {
+            Some(node) => Some(node.read(header)?),
+            None => None,
+        },
+        mount: match mount {
+            Some(node) => node.read(vault_path)?,
+            None => "secret".to_owned(),
+        },
+        path: path?.read(vault_path)?,
+        field: field?.text()?,
+        login: login?,
+        refresh: match refresh {
+            Some(node) => node.read(refreshed)?,
+            None => VAULT_REFRESH,
+        },
+    })
+}
+
+fn vault_login(node: &Node<'_>, fields: &Fields<'_>) -> Option<VaultLogin> {
+    match (fields.get("token"), fields.get("kubernetes")) {
+        (Some(token), None) => token.read(secret_text).map(VaultLogin::Token),
+        (None, Some(kubernetes)) => {
+            let fields = kubernetes.fields(&["role", "mount", "jwt-file"]);
+            let role = required(kubernetes, &fields, "role", "broker");
+            let mount = fields.get("mount");
+            let jwt_file = fields.get("jwt-file");
+            Some(VaultLogin::Kubernetes {
+                role: role?.text()?,
+                mount: match mount {
+                    Some(node) => node.read(vault_path)?,
+                    None => "kubernetes".to_owned(),
+                },
+                jwt_file: match jwt_file {
+                    Some(node) => node.path()?,
+                    None => SERVICE_ACCOUNT_TOKEN.into(),
+                },
+            })
+        }
+        _ => {
+            node.problem(
+                "needs either \"token\" or \"kubernetes\" (write kubernetes: {role: broker})",
+            );
+            None
+        }
+    }
+}
+
+fn github_app(node: &Node<'_>) -> Option<GithubAppSettings> {
+    let fields = node.fields(&["app", "installation", "private-key-file", "api"]);
+    let app = required(node, &fields, "app", "123456");
+    let installation = required(node, &fields, "installation", "7890123");
+    let key = required(
+        node,
+        &fields,
+        "private-key-file",
+        "/run/secrets/github-app.pem",
+    );
+    let api = fields.get("api");
+    Some(GithubAppSettings {
+        app: app?.text()?,
+        installation: installation?.read(integer(1..=u64::MAX))?,
+        private_key_file: key?.path()?,
+        api: match api {
+            Some(node) => node.read(endpoint)?,
+            None => GITHUB_API.parse().ok()?,
+        },
+    })
+}
+
+fn header(text: &str) -> Result<HeaderValue, String> {
+    HeaderValue::from_str(text).map_err(|_| format!("{} is no header's value", shown(text)))
+}
+
+fn vault_path(text: &str) -> Result<String, String> {
+    let is_in = |b: u8| b.is_ascii_alphanumeric() || b"-._~/@+=".contains(&b);
+    let is_bad = |step: &str| matches!(step, "" | "." | "..");
+    if !text.bytes().all(is_in) || text.split('/').any(is_bad) {
+        return Err(format!(
+            "{} is no path in Vault (write tools/sonarqube, without /v1, data/ and slashes at the ends)",
+            shown(text)
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn refreshed(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    if time < Duration::from_secs(10) {
+        return Err(format!("{} is less than 10s", shown(text)));
+    }
+    Ok(time)
+}
+
+fn client_authentication(text: &str) -> Result<ClientAuthentication, String> {
+    match text {
+        "basic" => Ok(ClientAuthentication::Basic),
+        "post" => Ok(ClientAuthentication::Post),
+        _ => Err(format!("{} is not basic or post", shown(text))),
+    }
+}
+
+/// A secret, which stands elsewhere. Its text is not repeated, as it could be one.
+fn secret_text(text: &str) -> Result<Template, String> {
+    const FIX: &str = "write ${NAME}, ${file:/path} or ${exec:name}";
+    let template = Template::parse(text).map_err(|error| error.to_string())?;
+    if template.sources().next().is_none() {
+        return Err(format!("a secret stands in the file itself ({FIX})"));
+    }
+    let asks = |source: &&Source| match source {
+        Source::Variable(_) | Source::File(_) | Source::Declared(Declared::Exec, _) => false,
+        Source::Declared(..) => true,
+    };
+    if let Some(source) = template.sources().find(asks) {
+        return Err(format!("{source} cannot stand here ({FIX})"));
+    }
+    Ok(template)
+}
+
+fn scope(text: &str) -> Result<String, String> {
+    // It becomes part of a query.
+    let is_in = |b: u8| b.is_ascii_alphanumeric() || b"-._~:/ ".contains(&b);
+    if text.is_empty() || !text.bytes().all(is_in) {
+        return Err(format!(
+            "{} is no scope (write {CLOUD_PLATFORM})",
+            shown(text)
+        ));
+    }
+    Ok(text.to_owned())
 }
 
 /// Why there is no entry of this name.

@@ -274,6 +274,59 @@ pub(super) const EKS: Section = Section {
       region: eu-west-1"#,
 };
 
+pub(super) const GCP: Section = Section {
+    key: "credentials.gcp",
+    help: "tokens of Google Cloud for the identity that the agent runs with, by the name under which rules use them. \
+           The identity is that of GOOGLE_APPLICATION_CREDENTIALS (a workload identity federation, or a service account's \
+           key), or else that of the machine or pod. An entry `token` is there without being written, as `${gcp:token}`",
+    example: r#"credentials:
+  gcp:
+    storage:
+      scope: https://www.googleapis.com/auth/devstorage.read_only # cloud-platform is the default"#,
+};
+pub(super) const OAUTH2: Section = Section {
+    key: "credentials.oauth2",
+    help: "clients of OAuth 2.0 authorization servers (client credentials grant), by the name under which rules use their \
+           tokens, here `${oauth2:idp}`",
+    example: r#"credentials:
+  oauth2:
+    idp:
+      token-url: https://login.example/oauth2/token
+      client-id: broker
+      client-secret: ${IDP_SECRET}  # or ${file:/path}, ${exec:name}
+      authentication: basic       # the default, or post
+      scope: read
+      audience: https://tool.example
+      resource: https://tool.example"#,
+};
+
+pub(super) const VAULT: Section = Section {
+    key: "credentials.vault",
+    help: "fields of secrets in HashiCorp Vault or OpenBao (KV of version 2), by the name under which rules use them, here \
+           `${vault:sonarqube}`. The session is that of `kubernetes`, the pod's service account, or of `token`",
+    example: r#"credentials:
+  vault:
+    sonarqube:
+      address: https://vault.example:8200
+      namespace: platform
+      mount: secret               # the default
+      path: tools/sonarqube
+      field: token
+      kubernetes: {role: broker, mount: kubernetes} # or token: ${VAULT_TOKEN}
+      refresh: 5m                 # the default"#,
+};
+pub(super) const GITHUB_APP: Section = Section {
+    key: "credentials.github-app",
+    help: "installations of GitHub Apps, by the name under which rules use their tokens, here `${github-app:portal}`",
+    example: r#"credentials:
+  github-app:
+    portal:
+      app: 123456
+      installation: 7890123
+      private-key-file: /run/secrets/github-app.pem
+      api: https://api.github.com # the default; https://HOST/api/v3 for GitHub Enterprise Server"#,
+};
+
 pub(super) const TUNNEL_COUNT: Setting = Setting::new(
     "tunnel.count",
     "N",
@@ -384,7 +437,7 @@ pub static TABLE: Table = Table {
         Group {
             title: "Credentials",
             settings: &[],
-            sections: &[COMMANDS, AWS, EKS],
+            sections: &[COMMANDS, AWS, EKS, GCP, OAUTH2, VAULT, GITHUB_APP],
         },
         Group {
             title: "Tunnel",

@@ -217,6 +217,60 @@ fn a_limit_that_is_none_is_told_with_what_to_write() {
 }
 
 #[test]
+fn what_is_wrong_with_a_services_settings_is_told() {
+    for (settings, said) in [
+        (
+            "oauth2: {idp: {token-url: 'http://a.example/', client-id: a, client-secret: '${A}'}}",
+            "credentials.oauth2.idp.token-url: is http://, which is for this machine alone, since secrets travel here (use https://)",
+        ),
+        (
+            "oauth2: {idp: {token-url: 'https://u:hunter2@a.example/', client-id: a, client-secret: '${A}'}}",
+            "credentials.oauth2.idp.token-url: is no URL (write https://host/path, without user and password)",
+        ),
+        (
+            "oauth2: {idp: {token-url: 'https://a/', client-id: a, client-secret: hunter2}}",
+            "credentials.oauth2.idp.client-secret: a secret stands in the file itself (write ${NAME}, ${file:/path} or ${exec:name})",
+        ),
+        (
+            "oauth2: {idp: {token-url: 'https://a/', client-id: a, client-secret: '${oauth2:idp}'}}",
+            "credentials.oauth2.idp.client-secret: ${oauth2:idp} cannot stand here (write ${NAME}, ${file:/path} or ${exec:name})",
+        ),
+        (
+            "oauth2: {idp: {client-id: a, client-secret: '${A}'}}",
+            "credentials.oauth2.idp: no token-url (write token-url: https://login.example/oauth2/token)",
+        ),
+        (
+            "oauth2: {idp: {token-url: 'https://a/', client-id: a, client-secret: '${A}', authentication: jwt}}",
+            "\"jwt\" is not basic or post",
+        ),
+        ("gcp: {a: {scope: 'a&b'}}", "\"a&b\" is no scope"),
+        (
+            "vault: {a: {address: 'https://a', path: a, field: a}}",
+            "credentials.vault.a: needs either \"token\" or \"kubernetes\" (write kubernetes: {role: broker})",
+        ),
+        (
+            "vault: {a: {address: 'https://a', path: '../a', field: a, token: '${A}'}}",
+            "\"../a\" is no path in Vault",
+        ),
+        (
+            "vault: {a: {address: 'https://a', path: a, field: a, token: '${A}', refresh: 1s}}",
+            "\"1s\" is less than 10s",
+        ),
+        (
+            "github-app: {a: {app: 1, installation: x, private-key-file: a}}",
+            "credentials.github-app.a.installation: \"x\" is not a whole number",
+        ),
+    ] {
+        let folder = Folder::new();
+        folder.write("agent.yaml", &format!("credentials: {{{settings}}}"));
+        let error = folder.load(&["--config", "agent.yaml"], &BASE).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains(said), "{error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
 fn every_setting_can_be_set_by_flag_variable_and_file() {
     let lacking: Vec<String> = TABLE
         .settings()

@@ -165,26 +165,46 @@ fn same(a: &Content, b: &Content) -> bool {
     }
 }
 
+/// All that a file holds now, of several lines perhaps.
+pub(super) async fn bytes(path: PathBuf) -> Result<Zeroizing<Vec<u8>>, String> {
+    let read = spawn_blocking(move || read_bytes(&path)).await;
+    let bytes = read.unwrap_or_else(|error| Err(format!("cannot be read: {error}")))?;
+    if bytes.len() > MAX_LEN {
+        return Err(too_long());
+    }
+    Ok(bytes)
+}
+
 fn read(path: &Path) -> Content {
-    let failed = |error: std::io::Error| Arc::from(format!("cannot be read: {error}"));
+    let bytes = read_bytes(path)?;
+    value(&bytes).map(Arc::new).map_err(Arc::from)
+}
+
+/// What a file holds, but for what is more than a byte too much.
+fn read_bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let failed = |error: std::io::Error| format!("cannot be read: {error}");
     // Opening a pipe would wait for whoever writes to it.
     if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err("is no regular file".into());
+        return Err("is no regular file".to_owned());
     }
-    // Room for all, and one byte more, so that a file that is too long is seen to be: a buffer that grows leaves copies.
+    // Room for all: a buffer that grows leaves copies.
     let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_LEN + 64));
     let file = File::open(path).map_err(failed)?;
     file.take(MAX_LEN as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
-    value(&bytes).map(Arc::new).map_err(Arc::from)
+    Ok(bytes)
+}
+
+fn too_long() -> String {
+    format!("has more than {MAX_LEN} bytes")
 }
 
 /// The credential in what a file holds or a command prints: without the newline at its end, which editors and `echo`
 /// put there.
 pub(super) fn value(bytes: &[u8]) -> Result<Secret, String> {
     if bytes.len() > MAX_LEN {
-        return Err(format!("has more than {MAX_LEN} bytes"));
+        return Err(too_long());
     }
     let text = str::from_utf8(bytes).map_err(|_| "is no UTF-8 text")?;
     let text = text

@@ -1,11 +1,12 @@
 //! Where credentials come from, and what keeps those that change up to date.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use accept_rules::{Declared, MissingVariable, Source};
+use accept_rules::{Declared, MissingVariable, Source, Template};
 use broker_process::settings::{Environment, nearest};
 use broker_process::tls::TlsError;
 use tokio_util::sync::CancellationToken;
@@ -13,10 +14,14 @@ use tokio_util::sync::CancellationToken;
 use super::aws::{AwsIdentity, AwsKeys, EksToken};
 use super::command::CommandSource;
 use super::file::{self, FileSource};
+use super::gcp::Gcp;
+use super::github_app::GithubApp;
+use super::oauth2::OAuth2;
 use super::pool::Pool;
 use super::renewed::{self, Fetch, Household, Renewed};
+use super::vault::Vault;
 use super::{CredentialError, Secret, Unavailable};
-use crate::config::{CredentialSettings, OriginTlsSettings, unknown_aws};
+use crate::config::{CredentialSettings, OriginTlsSettings, VaultLogin, unknown_aws};
 use crate::control_call::ControlCalls;
 use crate::origin::{OriginTls, keep_tls};
 use crate::status::{CredentialSource, StatusBoard};
@@ -95,6 +100,26 @@ impl Value {
         if let Self::Renewed(source) = self {
             drop(source.renew());
         }
+    }
+}
+
+/// A secret that the settings have, put together anew for each use.
+#[derive(Debug)]
+pub(super) struct Composed {
+    text: Template,
+    values: Box<[Value]>,
+}
+
+impl Composed {
+    pub(super) async fn now(&self) -> Result<Secret, Unavailable> {
+        let mut now = Vec::with_capacity(self.values.len());
+        for value in &self.values {
+            now.push(value.now().await?);
+        }
+        let mut now = now.iter();
+        let mut next = || now.next().expect("each source has a value").expose();
+        let Ok(text) = self.text.expand(|_| Ok::<_, Infallible>(next()));
+        Ok(Secret::new(text))
     }
 }
 
@@ -279,6 +304,42 @@ impl Sources {
                     Box::new(CommandSource(command.clone()))
                 })
             }
+            Declared::Gcp => {
+                let gcp = find(&settings.gcp, kind, name)?;
+                self.live(&self.0.renewed, format!("gcp {name}"), || {
+                    Box::new(Gcp::new(gcp, &self.0.environment, self.0.calls.clone()))
+                })
+            }
+            Declared::OAuth2 => {
+                let oauth2 = find(&settings.oauth2, kind, name)?;
+                let secret = self.composed(&oauth2.client_secret, kind, name)?;
+                self.live(&self.0.renewed, format!("oauth2 {name}"), || {
+                    Box::new(OAuth2 {
+                        settings: oauth2.clone(),
+                        secret,
+                        calls: self.0.calls.clone(),
+                    })
+                })
+            }
+            Declared::Vault => {
+                let vault = find(&settings.vault, kind, name)?;
+                let token = match &vault.login {
+                    VaultLogin::Token(token) => Some(self.composed(token, kind, name)?),
+                    VaultLogin::Kubernetes { .. } => None,
+                };
+                self.live(&self.0.renewed, format!("vault {name}"), || {
+                    Box::new(Vault::new(vault, token, self.0.calls.clone()))
+                })
+            }
+            Declared::GithubApp => {
+                let app = find(&settings.github_apps, kind, name)?;
+                self.live(&self.0.renewed, format!("github-app {name}"), || {
+                    Box::new(GithubApp {
+                        settings: app.clone(),
+                        calls: self.0.calls.clone(),
+                    })
+                })
+            }
             Declared::Eks => {
                 let eks = find(&settings.eks, kind, name)?;
                 let (keys, region) = self.aws(&eks.aws)?;
@@ -286,6 +347,25 @@ impl Sources {
                     Box::new(EksToken::new(eks, &region, keys))
                 })
             }
+        })
+    }
+
+    /// A secret of the settings. Only what asks no service may stand in it, so that none waits for itself.
+    fn composed(
+        &self,
+        text: &Template,
+        kind: Declared,
+        name: &str,
+    ) -> Result<Composed, CredentialError> {
+        let values = text.sources().map(|source| self.find(source));
+        let values = values.collect::<Result<Box<[Value]>, _>>();
+        let values = values.map_err(|error| CredentialError::OfSettings {
+            place: format!("credentials.{}.{name}", kind.word()),
+            error: Box::new(error),
+        })?;
+        Ok(Composed {
+            text: text.clone(),
+            values,
         })
     }
 

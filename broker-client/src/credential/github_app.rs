@@ -1,0 +1,79 @@
+//! Tokens of a GitHub App's installation, for what the installation may do and an hour (GitHub, "Authenticating as a
+//! GitHub App installation").
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::header::{ACCEPT, AUTHORIZATION};
+use http::{HeaderName, HeaderValue, Method, Request};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::handed_out::{ask, read, token_until};
+use super::renewed::{Failure, Fetch, Fetched, Occasion};
+use super::{Secret, file, jwt};
+use crate::config::GithubAppSettings;
+use crate::control_call::{ControlCalls, Way};
+
+const VERSION: HeaderName = HeaderName::from_static("x-github-api-version");
+/// How far this machine's clock may be ahead, in seconds; GitHub advises as much.
+const SKEW: u64 = 60;
+/// How long the app's own token is good, in seconds; GitHub takes ten minutes at most.
+const LIVES: u64 = 9 * 60;
+
+/// The tokens of one installation.
+#[derive(Debug)]
+pub(super) struct GithubApp {
+    pub(super) settings: GithubAppSettings,
+    pub(super) calls: ControlCalls,
+}
+
+impl GithubApp {
+    async fn token(&self) -> Result<Fetched<Secret>, Failure> {
+        #[derive(Deserialize)]
+        struct Installed {
+            token: Secret,
+            expires_at: String,
+        }
+        let GithubAppSettings {
+            api, installation, ..
+        } = &self.settings;
+        let uri = format!("{api}/app/installations/{installation}/access_tokens");
+        let mut request = Request::new(Bytes::new());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = uri
+            .parse()
+            .map_err(|_| "has no token: the URL of its \"api\" is none")?;
+        let headers = request.headers_mut();
+        headers.insert(AUTHORIZATION, self.bearer().await?);
+        headers.insert(
+            ACCEPT,
+            HeaderValue::from_static("application/vnd.github+json"),
+        );
+        headers.insert(VERSION, HeaderValue::from_static("2022-11-28"));
+        let what = api.authority();
+        let answer = ask(&self.calls, request, Way::Usual, &what).await?;
+        let Installed { token, expires_at } = read(&answer, &what)?;
+        token_until(token, &expires_at, &answer, &what)
+    }
+
+    /// The app itself, by its key, which is read for each renewal.
+    async fn bearer(&self) -> Result<HeaderValue, Failure> {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_secs();
+        let claims =
+            json!({"iat": now.saturating_sub(SKEW), "exp": now + LIVES, "iss": self.settings.app});
+        let path = &self.settings.private_key_file;
+        let key = file::bytes(path.clone()).await;
+        let token = key.and_then(|key| jwt::signed(&claims, None, &key));
+        let token = token.map_err(|why| format!("has no token: {} {why}", path.display()))?;
+        Ok(Secret::new(["Bearer ", token.expose()].concat()).to_header())
+    }
+}
+
+impl Fetch<Secret> for GithubApp {
+    fn fetch(&self, _: Occasion) -> BoxFuture<'_, Result<Fetched<Secret>, Failure>> {
+        Box::pin(self.token())
+    }
+}
