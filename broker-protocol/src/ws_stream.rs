@@ -98,7 +98,7 @@ struct CloseState {
 }
 
 impl CloseHandle {
-    /// Has the stream send a Close message and end; the first code wins.
+    /// Has the stream send a Close message and end, behind all that was handed to HTTP/2 before; the first code wins.
     pub fn close(&self, code: CloseCode) {
         // Whoever came first decided; either way the stream must look.
         let _ = self
@@ -205,6 +205,8 @@ pub struct WsStream<S> {
     /// No more data will come: the peer closed, or we were asked to.
     ended: bool,
     close_sent: bool,
+    /// Since we were asked to close, whoever reads has had a turn to write.
+    written_out: bool,
     linger: Option<Pin<Box<Sleep>>>,
 }
 
@@ -232,6 +234,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WsStream<S> {
             close: CloseHandle::default(),
             ended: false,
             close_sent: false,
+            written_out: false,
             linger: None,
         }
     }
@@ -333,6 +336,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WsStream<S> {
             }
             me.close.0.waker.register(cx.waker());
             if me.close.requested().is_some() {
+                // HTTP/2 reads first and writes when there is nothing to read: the end of an answer waits for that.
+                if !std::mem::replace(&mut me.written_out, true) {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 ready!(me.poll_close_message(cx))?;
                 me.ended = true;
                 return Poll::Ready(Ok(()));

@@ -259,10 +259,11 @@ async fn keep_tunnel(
         agent = %key, instance = tunnel.instance, run = tunnel.run, version = tunnel.version, source = tunnel.source, "agent connected"
     );
     let ended = driver.await;
-    state.registry.remove(&key, &tunnel);
+    let is_paused = close.closed_by_peer() == Some(CloseCode::Paused);
+    state.registry.remove(&key, &tunnel, is_paused);
     let reason = ended.err().map(|error| chain(&error));
     let seconds = tunnel.since.elapsed().unwrap_or_default().as_secs();
-    tracing::info!(agent = %key, instance = tunnel.instance, run = tunnel.run, seconds, reason, "agent disconnected");
+    tracing::info!(agent = %key, instance = tunnel.instance, run = tunnel.run, seconds, reason, is_paused, "agent disconnected");
     streams.close();
     streams.wait().await;
 }

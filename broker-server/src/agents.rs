@@ -63,8 +63,11 @@ pub(crate) trait Registry: Send + Sync + 'static {
     /// If the agent has too many; the tunnel is then not used.
     fn add(&self, key: &AgentKey, tunnel: &Arc<Tunnel>) -> Result<(), TooManyTunnels>;
 
-    /// Removes a tunnel that has ended.
-    fn remove(&self, key: &AgentKey, tunnel: &Arc<Tunnel>);
+    /// Removes a tunnel that has ended, by a pause of the agent's or otherwise.
+    fn remove(&self, key: &AgentKey, tunnel: &Arc<Tunnel>, is_paused: bool);
+
+    /// Whether the agent's last tunnel ended by a pause, and none has come since.
+    fn is_paused(&self, key: &AgentKey) -> bool;
 
     /// The tunnels of an agent that take requests, in no order.
     fn tunnels(&self, key: &AgentKey) -> Vec<Arc<Tunnel>>;
@@ -75,10 +78,17 @@ pub(crate) trait Registry: Send + Sync + 'static {
 
 /// The tunnels of this process.
 #[derive(Default)]
-pub(crate) struct InMemory(Mutex<HashMap<AgentKey, Vec<Arc<Tunnel>>>>);
+pub(crate) struct InMemory(Mutex<HashMap<AgentKey, Live>>);
+
+/// What is kept of an agent that was admitted; of those there are no more than the settings name.
+#[derive(Default)]
+struct Live {
+    tunnels: Vec<Arc<Tunnel>>,
+    is_paused: bool,
+}
 
 impl InMemory {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<AgentKey, Vec<Arc<Tunnel>>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<AgentKey, Live>> {
         // Nothing that holds the lock can leave the map half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -87,28 +97,35 @@ impl InMemory {
 impl Registry for InMemory {
     fn add(&self, key: &AgentKey, tunnel: &Arc<Tunnel>) -> Result<(), TooManyTunnels> {
         let mut map = self.lock();
-        let tunnels = map.entry(key.clone()).or_default();
-        if tunnels.len() >= MAX_TUNNELS {
+        let live = map.entry(key.clone()).or_default();
+        if live.tunnels.len() >= MAX_TUNNELS {
             return Err(TooManyTunnels);
         }
-        tunnels.push(Arc::clone(tunnel));
+        live.tunnels.push(Arc::clone(tunnel));
+        live.is_paused = false;
         Ok(())
     }
 
-    fn remove(&self, key: &AgentKey, tunnel: &Arc<Tunnel>) {
+    fn remove(&self, key: &AgentKey, tunnel: &Arc<Tunnel>, is_paused: bool) {
         let mut map = self.lock();
-        if let Some(tunnels) = map.get_mut(key) {
-            tunnels.retain(|other| !Arc::ptr_eq(other, tunnel));
-            if tunnels.is_empty() {
+        if let Some(live) = map.get_mut(key) {
+            live.tunnels.retain(|other| !Arc::ptr_eq(other, tunnel));
+            live.is_paused = live.tunnels.is_empty() && is_paused;
+            if live.tunnels.is_empty() && !is_paused {
                 map.remove(key);
             }
         }
     }
 
+    fn is_paused(&self, key: &AgentKey) -> bool {
+        self.lock().get(key).is_some_and(|live| live.is_paused)
+    }
+
     fn tunnels(&self, key: &AgentKey) -> Vec<Arc<Tunnel>> {
         let map = self.lock();
-        let tunnels = map.get(key).map(Vec::as_slice).unwrap_or_default();
+        let tunnels = map.get(key).map(|live| live.tunnels.as_slice());
         tunnels
+            .unwrap_or_default()
             .iter()
             .filter(|tunnel| tunnel.is_open())
             .cloned()
@@ -119,7 +136,7 @@ impl Registry for InMemory {
         let map = self.lock();
         let each = map
             .iter()
-            .flat_map(|(key, tunnels)| tunnels.iter().map(|t| (key.clone(), Arc::clone(t))));
+            .flat_map(|(key, live)| live.tunnels.iter().map(|t| (key.clone(), Arc::clone(t))));
         each.collect()
     }
 }

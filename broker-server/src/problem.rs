@@ -33,6 +33,7 @@ pub(crate) enum Failure {
     AgentNotAllowed(AgentName),
     Upgrade,
     NoAgent(AgentKey),
+    AgentPaused(AgentKey),
     Overloaded(AgentKey),
     TunnelLost,
     NoAnswer {
@@ -111,6 +112,10 @@ impl Failure {
             Self::NoAgent(AgentKey { agent, .. }) => {
                 (ErrorCode::NoAgent, format!("no agent {:?} is connected", agent.as_str()))
             }
+            Self::AgentPaused(AgentKey { agent, .. }) => (
+                ErrorCode::AgentPaused,
+                format!("the owner of the agent {:?} has paused it", agent.as_str()),
+            ),
             Self::Overloaded(AgentKey { agent, .. }) => (
                 ErrorCode::Overloaded,
                 format!("every tunnel of the agent {:?} is full", agent.as_str()),

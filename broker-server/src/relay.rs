@@ -81,6 +81,8 @@ pub(crate) async fn relay(
         let Some((tunnel, permit)) = choose(&mut tunnels, &mut some_full) else {
             return Err(if some_full {
                 Failure::Overloaded(key)
+            } else if registry.is_paused(&key) {
+                Failure::AgentPaused(key)
             } else {
                 Failure::NoAgent(key)
             });
