@@ -158,6 +158,12 @@ pub enum HeldBack {
     Rate,
     /// As many as may are under way.
     Concurrency,
+    /// All of the agent is paused.
+    AgentPaused,
+    /// The rule is paused.
+    RulePaused,
+    /// A rule is paused, and nobody can say whether it is this one.
+    PausedRuleUnknown,
 }
 
 /// Why a request is denied.
@@ -177,13 +183,16 @@ pub enum DenyReason {
 
 impl DenyReason {
     /// Every reason.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::NoRules,
         Self::NoMatch,
         Self::BodyTooLarge,
         Self::BodyIncomplete,
         Self::HeldBack(HeldBack::Rate),
         Self::HeldBack(HeldBack::Concurrency),
+        Self::HeldBack(HeldBack::AgentPaused),
+        Self::HeldBack(HeldBack::RulePaused),
+        Self::HeldBack(HeldBack::PausedRuleUnknown),
     ];
 
     /// A stable name for logs and records.
@@ -195,6 +204,9 @@ impl DenyReason {
             Self::BodyIncomplete => "body-incomplete",
             Self::HeldBack(HeldBack::Rate) => "rate-limited",
             Self::HeldBack(HeldBack::Concurrency) => "concurrency-limited",
+            Self::HeldBack(HeldBack::AgentPaused) => "agent-paused",
+            Self::HeldBack(HeldBack::RulePaused) => "rule-paused",
+            Self::HeldBack(HeldBack::PausedRuleUnknown) => "paused-rule-unknown",
         }
     }
 }

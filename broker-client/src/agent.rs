@@ -23,6 +23,7 @@ use crate::instance::{Instance, InstanceError};
 use crate::judged_body::BodyKeeper;
 use crate::limits::Limiter;
 use crate::local;
+use crate::pause::{self, Gate, Pauses};
 use crate::reload::{self, ReloadHandle, Reloader};
 use crate::rules::{Rules, RulesError, RulesInForce};
 use crate::status::{About, ConnectionBoard, ConnectionStatus, StatusBoard};
@@ -76,6 +77,7 @@ pub struct Agent {
     control: Option<ControlSocket>,
     board: StatusBoard,
     reload: ReloadHandle,
+    pauses: Arc<Pauses>,
 }
 
 /// One connection, ready to dial.
@@ -84,6 +86,7 @@ struct Prepared {
     rules: RulesInForce,
     dialer: Dialer,
     board: ConnectionBoard,
+    gate: Gate,
     reloader: Reloader,
 }
 
@@ -136,16 +139,26 @@ impl Agent {
         let in_force: Vec<_> = rules.iter().cloned().map(RulesInForce::new).collect();
         let parts = board.connections().into_iter().zip(&rules).zip(&in_force);
         let mut prepared = Vec::with_capacity(connections.len());
+        let mut pausable = Vec::with_capacity(connections.len());
         for ((connection, dialer), ((board, loaded), rules)) in
             connections.into_iter().zip(dialers).zip(parts)
         {
             reload::announce(&connection.agent, loaded, &board);
+            let gate = Gate::open();
+            pausable.push(pause::Part {
+                agent: connection.agent.clone(),
+                gate: gate.clone(),
+                rules: rules.clone(),
+                board: board.clone(),
+                is_paused_by_settings: connection.is_paused,
+            });
             let connection = Arc::new(connection);
             let reloader = Reloader::new(
                 Arc::clone(&config),
                 Arc::clone(&connection),
                 rules.clone(),
                 &in_force,
+                gate.clone(),
                 audit.clone(),
                 board.clone(),
             );
@@ -154,9 +167,12 @@ impl Agent {
                 rules: rules.clone(),
                 dialer,
                 board,
+                gate,
                 reloader,
             });
         }
+        // Before anything is dialled.
+        let pauses = Arc::new(Pauses::load(pausable, &instance, audit.clone()));
         Ok(Self {
             config,
             reload: ReloadHandle::of(prepared.iter().map(|each| &each.reloader)),
@@ -168,6 +184,7 @@ impl Agent {
             writer,
             control,
             board,
+            pauses,
         })
     }
 
@@ -204,6 +221,7 @@ impl Agent {
             control,
             board,
             reload: _,
+            pauses,
         } = self;
         let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
         let stop_local = CancellationToken::new();
@@ -218,8 +236,9 @@ impl Agent {
         );
         drop(locals.spawn(health));
         if let Some(control) = control {
-            drop(locals.spawn(control.run(board.clone(), stop_local.clone())));
+            drop(locals.spawn(control.run(board.clone(), Arc::clone(&pauses), stop_local.clone())));
         }
+        drop(locals.spawn(pauses.keep(stop_local.clone())));
         drop(locals.spawn(sources.keep(board, stop_local.clone())));
         let fingerprints = Arc::new(fingerprints);
         for prepared in connections {
@@ -238,6 +257,7 @@ impl Agent {
                 bodies: Arc::new(BodyKeeper::new(config.rules.body_limit)),
                 limiter: Arc::new(Limiter::new(config.limits.as_rule())),
                 fingerprints: Arc::clone(&fingerprints),
+                gate: prepared.gate,
                 room: Arc::new(Semaphore::new(2 * MAX_TUNNELS)),
             });
             for slot in 0..usize::from(count) {

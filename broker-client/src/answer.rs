@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::audit::{Ended, OutcomeSlot};
 use crate::echo_watch::{EchoWatch, Piece};
-use crate::limits::Permit;
+use crate::exchange::Places;
 use crate::upload::Upload;
 
 /// Why a body broke off after the head of its answer had gone. It ends visibly broken, never cleanly.
@@ -27,6 +27,8 @@ pub(crate) enum BodyError {
     Origin(#[source] hyper::Error),
     #[error("nothing moved for {0:?}")]
     Idle(Duration),
+    #[error("the agent's owner paused it")]
+    Paused,
     #[error("the origin's answer is longer than its rule or `limits.response-size` allows")]
     TooLong,
     #[error("it held the credential that was injected")]
@@ -56,11 +58,10 @@ pub(crate) struct OriginBody {
     upload: Arc<Upload>,
     /// None where no credential was injected.
     watch: Option<EchoWatch>,
+    places: Places,
     bytes: u64,
     /// Of its bytes.
     most: Option<NonZeroU64>,
-    /// Its place among those that may be under way.
-    _permit: Permit,
 }
 
 /// How long nothing has come. A reader's pause is not the origin's: the clock stands from a frame until somebody
@@ -81,7 +82,7 @@ impl OriginBody {
         most: Option<NonZeroU64>,
         slot: OutcomeSlot,
         upload: Arc<Upload>,
-        permit: Permit,
+        places: Places,
         watch: Option<EchoWatch>,
     ) -> Self {
         let mut body = Self {
@@ -90,9 +91,9 @@ impl OriginBody {
             slot: Some(slot),
             upload,
             watch,
+            places,
             bytes: 0,
             most,
-            _permit: permit,
         };
         if body.incoming.is_end_stream() {
             body.end(Ended::Complete);
@@ -122,6 +123,10 @@ impl OriginBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.slot.is_some() && self.places.passage.poll_cut(cx).is_ready() {
+            self.end(Ended::Paused);
+            return Poll::Ready(Some(Err(BodyError::Paused)));
+        }
         let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(frame) => frame,
             Poll::Pending => {

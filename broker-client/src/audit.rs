@@ -41,7 +41,8 @@ use self::writer::Entry;
 pub use self::chain::{ChainError, ChainSummary, verify_lines};
 pub use self::position::AuditPosition;
 pub use self::record::{
-    ConnectionStart, Ended, Outcome, RulesLoaded, RulesRefused, SecretEcho, Unscanned,
+    ConnectionStart, Ended, Outcome, PauseCause, Paused, Resumed, RulesLoaded, RulesRefused,
+    SecretEcho, Unscanned,
 };
 pub use self::recorded::{OutcomeSlot, Recorded};
 pub use self::search::{RecordedDecision, RecordedNearest, Wanted, last_decision};
@@ -274,6 +275,23 @@ impl AuditLog {
         self.deny(fields, context).await
     }
 
+    /// Records a pause.
+    ///
+    /// # Errors
+    /// [`AuditUnavailable`] where the record could not be written; the pause is in force all the same.
+    pub async fn record_paused(&self, paused: Paused<'_>) -> Result<(), AuditUnavailable> {
+        self.event("paused", paused).await
+    }
+
+    /// Records that a pause is over, which it is only after that.
+    ///
+    /// # Errors
+    /// [`AuditUnavailable`] where the record could not be written.
+    pub async fn record_resumed(&self, resumed: Resumed<'_>) -> Result<(), AuditUnavailable> {
+        let line = self.identity.line("resumed", SystemTime::now(), resumed);
+        self.in_time(self.alone(line)).await?
+    }
+
     /// Records that another accept file decides; the rules take over only after that.
     ///
     /// # Errors
@@ -282,7 +300,7 @@ impl AuditLog {
         &self,
         loaded: RulesLoaded<'_>,
     ) -> Result<(), AuditUnavailable> {
-        self.rules("rules-loaded", loaded).await
+        self.event("rules-loaded", loaded).await
     }
 
     /// Records that an accept file is wrong, and the one before goes on to decide.
@@ -293,11 +311,11 @@ impl AuditLog {
         &self,
         refused: RulesRefused<'_>,
     ) -> Result<(), AuditUnavailable> {
-        self.rules("rules-refused", refused).await
+        self.event("rules-refused", refused).await
     }
 
     /// Without a deadline: no request waits for it, and given up too early, it might still be written.
-    async fn rules(
+    async fn event(
         &self,
         kind: &'static str,
         record: impl Serialize,

@@ -1,18 +1,21 @@
-//! The control socket in the instance's folder: how `broker-client status` asks the running agent.
+//! The control socket in the instance's folder: how `broker-client status`, `pause` and `resume` reach the running agent.
 
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +24,7 @@ use broker_protocol::InstanceName;
 
 use crate::instance::{CONTROL_SOCKET, DataFolder};
 use crate::local::{Answer, answer_json, method_not_allowed, problem, serve};
+use crate::pause::{PauseError, PauseOrder, PauseReport, Pauses, Selection};
 use crate::status::{StatusBoard, StatusSnapshot};
 
 /// Longest path of a socket, in bytes: `sockaddr_un` has 108 with the closing zero (unix(7)).
@@ -31,6 +35,12 @@ const CONNECTIONS: usize = 8;
 
 /// Largest status that is read; twenty denials and sixteen tunnels of each of the most connections stay below.
 const MAX_STATUS: usize = 4 << 20;
+
+/// Largest order, in bytes.
+const MAX_ORDER: usize = 64 << 10;
+
+const PAUSE: &str = "/pause";
+const RESUME: &str = "/resume";
 
 /// How long the agent may take to answer.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -100,28 +110,76 @@ impl ControlSocket {
         Ok(Self { listener, file })
     }
 
-    /// Answers `GET /status` until `shutdown`.
-    pub async fn run(self, board: StatusBoard, shutdown: CancellationToken) {
+    /// Answers `GET /status`, `POST /pause` and `POST /resume` until `shutdown`.
+    pub(crate) async fn run(
+        self,
+        board: StatusBoard,
+        pauses: Arc<Pauses>,
+        shutdown: CancellationToken,
+    ) {
         let Self { listener, file } = self;
-        let answer = move |request: &Request<Incoming>| answer(request, &board);
+        let answer = move |request, uid| {
+            let (board, pauses) = (board.clone(), Arc::clone(&pauses));
+            async move { answer(request, uid, &board, &pauses).await }
+        };
         serve(listener, CONNECTIONS, answer, shutdown).await;
         drop(file);
     }
 }
 
-fn answer(request: &Request<Incoming>, board: &StatusBoard) -> Answer {
-    if request.uri().path() != "/status" {
-        return problem(
+async fn answer(
+    request: Request<Incoming>,
+    uid: Option<u32>,
+    board: &StatusBoard,
+    pauses: &Pauses,
+) -> Answer {
+    let method = request.method().clone();
+    match (request.uri().path(), method) {
+        ("/status", Method::GET | Method::HEAD) => answer_with(&board.snapshot()),
+        (PAUSE, Method::POST) => match order(request).await {
+            Ok(order) => changed(pauses.pause(order, uid).await),
+            Err(problem) => problem,
+        },
+        (RESUME, Method::POST) => match order(request).await {
+            Ok(selection) => changed(pauses.resume(&selection, uid).await),
+            Err(problem) => problem,
+        },
+        ("/status", _) => method_not_allowed(),
+        _ => problem(
             StatusCode::NOT_FOUND,
             "not-found",
-            "this socket answers /status",
-        );
+            "this socket answers GET /status, POST /pause and POST /resume",
+        ),
     }
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        return method_not_allowed();
+}
+
+/// What a command asks for.
+async fn order<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Answer> {
+    let refused = |error: &dyn std::fmt::Display| {
+        problem(StatusCode::BAD_REQUEST, "bad-request", &error.to_string())
+    };
+    let body = Limited::new(request.into_body(), MAX_ORDER).collect().await;
+    let body = body.map_err(|error| refused(&error))?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|error| refused(&error))
+}
+
+fn changed(outcome: Result<PauseReport, PauseError>) -> Answer {
+    match outcome {
+        Ok(report) => answer_with(&report),
+        Err(error @ PauseError::Refused(_)) => {
+            problem(StatusCode::CONFLICT, "refused", &error.to_string())
+        }
+        Err(error) => problem(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "still-paused",
+            &error.to_string(),
+        ),
     }
-    match serde_json::to_value(board.snapshot()) {
-        Ok(snapshot) => answer_json(StatusCode::OK, &snapshot),
+}
+
+fn answer_with(answer: &impl Serialize) -> Answer {
+    match serde_json::to_value(answer) {
+        Ok(answer) => answer_json(StatusCode::OK, &answer),
         Err(error) => problem(
             StatusCode::INTERNAL_SERVER_ERROR,
             "internal",
@@ -130,10 +188,10 @@ fn answer(request: &Request<Incoming>, board: &StatusBoard) -> Answer {
     }
 }
 
-/// Why the running agent's status cannot be had.
+/// Why the running agent does not do what it is asked for.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum FetchStatusError {
+pub enum AskError {
     /// No agent listens.
     #[error(
         "no agent is running for instance {instance} ({what} at {path}; BROKER_DATA_DIR and BROKER_INSTANCE choose another)",
@@ -155,63 +213,114 @@ pub enum FetchStatusError {
         /// What went wrong.
         problem: String,
     },
+    /// It said no.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// Asks the running agent of `instance` for its status.
 ///
 /// # Errors
-/// [`FetchStatusError::NotRunning`] where no agent listens, [`FetchStatusError::Failed`] where it
-/// cannot be asked.
+/// [`AskError::NotRunning`] where no agent listens, [`AskError::Failed`] where it cannot be asked.
 pub async fn fetch_status(
     data: &DataFolder,
     instance: &InstanceName,
-) -> Result<StatusSnapshot, FetchStatusError> {
-    let path = data.of_instance(instance).join(CONTROL_SOCKET);
-    let failed = |problem: String| FetchStatusError::Failed {
-        path: path.clone(),
+) -> Result<StatusSnapshot, AskError> {
+    ask(data, instance, Method::GET, "/status", &()).await
+}
+
+/// Has the running agent of `instance` pause something.
+///
+/// # Errors
+/// As [`fetch_status`], and [`AskError::Refused`] with the agent's own words.
+pub async fn pause(
+    data: &DataFolder,
+    instance: &InstanceName,
+    order: &PauseOrder,
+) -> Result<PauseReport, AskError> {
+    ask(data, instance, Method::POST, PAUSE, order).await
+}
+
+/// Has the running agent of `instance` resume something.
+///
+/// # Errors
+/// As [`pause`].
+pub async fn resume(
+    data: &DataFolder,
+    instance: &InstanceName,
+    selection: &Selection,
+) -> Result<PauseReport, AskError> {
+    ask(data, instance, Method::POST, RESUME, selection).await
+}
+
+async fn ask<T: DeserializeOwned>(
+    data: &DataFolder,
+    instance: &InstanceName,
+    method: Method,
+    path: &'static str,
+    order: &impl Serialize,
+) -> Result<T, AskError> {
+    let socket = data.of_instance(instance).join(CONTROL_SOCKET);
+    let failed = |problem: String| AskError::Failed {
+        path: socket.clone(),
         problem,
     };
-    let not_running = |what| FetchStatusError::NotRunning {
+    let not_running = |what| AskError::NotRunning {
         instance: instance.clone(),
         what,
-        path: path.clone(),
+        path: socket.clone(),
     };
-    let stream = match UnixStream::connect(&path).await {
-        Ok(stream) => stream,
-        Err(error) => {
-            return Err(match error.kind() {
-                io::ErrorKind::NotFound => not_running("no socket"),
-                io::ErrorKind::ConnectionRefused => not_running("nobody listens"),
-                io::ErrorKind::PermissionDenied => {
-                    failed(format!("{error} (run this as the agent's user)"))
-                }
-                _ => failed(error.to_string()),
-            });
-        }
+    let stream = UnixStream::connect(&socket)
+        .await
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => not_running("no socket"),
+            io::ErrorKind::ConnectionRefused => not_running("nobody listens"),
+            io::ErrorKind::PermissionDenied => {
+                failed(format!("{error} (run this as the agent's user)"))
+            }
+            _ => failed(error.to_string()),
+        })?;
+    let body = serde_json::to_vec(order).map_err(|error| failed(error.to_string()))?;
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::HOST, "control")
+        .body(Full::from(body))
+        .expect("all of its parts are constant");
+    let (status, answer) = match timeout(ANSWER, send(stream, request)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => return Err(failed(error.to_string())),
+        Err(_) => return Err(failed("the agent does not answer".to_owned())),
     };
-    match timeout(ANSWER, ask(stream)).await {
-        Ok(Ok(snapshot)) => Ok(snapshot),
-        Ok(Err(error)) => Err(failed(error.to_string())),
-        Err(_) => Err(failed("the agent does not answer".to_owned())),
+    if status == StatusCode::OK {
+        return serde_json::from_slice(&answer).map_err(|error| failed(error.to_string()));
     }
+    match serde_json::from_slice::<Refusal>(&answer) {
+        Ok(Refusal { detail }) => Err(AskError::Refused(detail)),
+        Err(_) => Err(failed(format!("the agent answered {status}"))),
+    }
+}
+
+/// As much of a problem document as a command shows.
+#[derive(Deserialize)]
+struct Refusal {
+    detail: String,
 }
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn ask(stream: UnixStream) -> Result<StatusSnapshot, BoxError> {
+async fn send(
+    stream: UnixStream,
+    request: Request<Full<Bytes>>,
+) -> Result<(StatusCode, Bytes), BoxError> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let exchange = async move {
-        let request = Request::get("/status")
-            .header(http::header::HOST, "control")
-            .body(Empty::<Bytes>::new())?;
         let answer = sender.send_request(request).await?;
-        if answer.status() != StatusCode::OK {
-            return Err(format!("the agent answered {}", answer.status()).into());
-        }
+        let status = answer.status();
         let body = Limited::new(answer.into_body(), MAX_STATUS)
             .collect()
             .await?;
-        Ok(serde_json::from_slice(&body.to_bytes())?)
+        Ok((status, body.to_bytes()))
     };
     // The connection's own failure reaches the exchange, which ends with it.
     tokio::join!(exchange, connection).0
@@ -222,6 +331,7 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
+    use crate::audit::AuditLog;
     use crate::instance::Instance;
     use crate::instance::tests::TestFolder;
     use crate::status::tests::board;
@@ -240,8 +350,10 @@ mod tests {
         board.connections()[0].tunnel_connected(0, "n1");
         let socket = ControlSocket::bind(&path).unwrap();
         let shutdown = CancellationToken::new();
+        let (audit, _writer) = AuditLog::open(&instance, &[]).unwrap();
+        let pauses = Arc::new(Pauses::load(Vec::new(), &instance, audit));
         let mut agent = JoinSet::new();
-        agent.spawn(socket.run(board.clone(), shutdown.clone()));
+        agent.spawn(socket.run(board.clone(), pauses, shutdown.clone()));
 
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

@@ -6,7 +6,9 @@ use accept_rules::{Allowed, Denied, DenyReason, Explanation, HeldBack, Part, Rul
 use broker_protocol::{ErrorCode, Problem};
 
 use crate::config::{ExplainToCallers, Explaining};
-use crate::limits::Reached;
+
+/// What the callers of paused requests are told, also where one was under way.
+pub(crate) const PAUSED: &str = "the agent's owner has paused what allows this request";
 
 /// A denied request, and the rule that came nearest, where one did.
 pub(crate) struct Denial {
@@ -25,12 +27,16 @@ impl Denial {
         }
     }
 
-    /// Of a request that a limit holds back.
-    pub(crate) fn held_back(allowed: Allowed, reached: Reached) -> Self {
+    /// Of a request that a rule allows, and that does not pass now.
+    pub(crate) fn held_back(
+        allowed: Allowed,
+        why: HeldBack,
+        retry_after: Option<Duration>,
+    ) -> Self {
         Self {
-            denied: Box::new(allowed.hold_back(reached.why)),
+            denied: Box::new(allowed.hold_back(why)),
             nearest: None,
-            retry_after: Some(reached.retry_after),
+            retry_after,
         }
     }
 
@@ -40,6 +46,9 @@ impl Denial {
             DenyReason::BodyTooLarge => ErrorCode::BodyTooLarge,
             DenyReason::BodyIncomplete => ErrorCode::BadRequest,
             DenyReason::HeldBack(HeldBack::Rate | HeldBack::Concurrency) => ErrorCode::RateLimited,
+            DenyReason::HeldBack(
+                HeldBack::AgentPaused | HeldBack::RulePaused | HeldBack::PausedRuleUnknown,
+            ) => ErrorCode::AgentPaused,
         }
     }
 
@@ -56,10 +65,13 @@ impl Denial {
                 with_contact(self.tell_difference(problem, explaining), explaining)
             }
             DenyReason::BodyTooLarge | DenyReason::BodyIncomplete => problem,
-            DenyReason::HeldBack(_) => match self.retry_after {
-                Some(wait) => problem.retry_after(wait),
-                None => problem,
-            },
+            DenyReason::HeldBack(_) => {
+                let problem = problem.with("reason", self.denied.reason().code());
+                match self.retry_after {
+                    Some(wait) => problem.retry_after(wait),
+                    None => problem,
+                }
+            }
         }
     }
 
@@ -80,6 +92,9 @@ impl Denial {
             DenyReason::HeldBack(HeldBack::Concurrency) => {
                 "the agent's owner limits how many such requests are under way at once: try again when one has ended"
             }
+            DenyReason::HeldBack(
+                HeldBack::AgentPaused | HeldBack::RulePaused | HeldBack::PausedRuleUnknown,
+            ) => PAUSED,
         }
     }
 

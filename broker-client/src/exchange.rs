@@ -24,12 +24,13 @@ use crate::audit::{
 };
 use crate::config::Explaining;
 use crate::credential::{Credential, CredentialVersion, FingerprintKey};
-use crate::denial::Denial;
+use crate::denial::{Denial, PAUSED};
 use crate::echo_watch::EchoWatch;
 use crate::judged_body::BodyKeeper;
 use crate::limits::{Limiter, Permit};
 use crate::location;
 use crate::origin::{OriginError, Outgoing};
+use crate::pause::{Gate, Passage};
 use crate::rules::{Route, Rules, RulesInForce};
 use crate::status::ConnectionBoard;
 use crate::upload::{Upload, UploadBody};
@@ -50,6 +51,17 @@ pub(crate) struct Exchange {
     /// Of what each caller asks for, whatever the rule.
     pub(crate) limiter: Arc<Limiter>,
     pub(crate) fingerprints: Arc<FingerprintKey>,
+    pub(crate) gate: Gate,
+}
+
+/// What a request holds while it is under way: its way through the gate, and its place among those that may be.
+#[expect(
+    dead_code,
+    reason = "the permit is kept, and given back when it is dropped"
+)]
+pub(crate) struct Places {
+    pub(crate) passage: Passage,
+    pub(crate) permit: Permit,
 }
 
 /// Why a request does not reach an origin.
@@ -85,8 +97,8 @@ impl Exchange {
         // The same for decision and route, whatever takes over meanwhile.
         let rules = self.rules.now();
         match self.judge(&rules, parts, &mut body, caller, context).await {
-            Ok((recorded, permit)) => {
-                self.forward(&rules, recorded, permit, removed, body, context)
+            Ok((recorded, places)) => {
+                self.forward(&rules, recorded, places, removed, body, context)
                     .await
             }
             Err(refusal) => self.refuse(refusal, context),
@@ -123,7 +135,7 @@ impl Exchange {
         body: &mut Option<Incoming>,
         caller: String,
         context: &DecisionContext,
-    ) -> Result<(Recorded<Allowed>, Permit), Refusal> {
+    ) -> Result<(Recorded<Allowed>, Places), Refusal> {
         let raw = parts
             .uri
             .path_and_query()
@@ -150,10 +162,10 @@ impl Exchange {
         };
         let verdict = verdict.map_err(|denied| Denial::of(denied, &rules.set));
         match verdict.and_then(|allowed| self.admit(rules, allowed)) {
-            Ok((allowed, permit)) => {
+            Ok((allowed, places)) => {
                 let origin = &route_of(rules, &allowed).origin;
                 let recorded = self.audit.record_allow(allowed, origin, context).await;
-                Ok((recorded.map_err(Refusal::Audit)?, permit))
+                Ok((recorded.map_err(Refusal::Audit)?, places))
             }
             Err(denial) => {
                 self.note_denial(&denial, context);
@@ -166,16 +178,22 @@ impl Exchange {
         }
     }
 
-    /// Takes its place among those that may pass now.
-    fn admit(&self, rules: &Rules, allowed: Allowed) -> Result<(Allowed, Permit), Denial> {
+    /// Takes its place among those that may pass now. What is paused does not pass, though a rule allows it, and is left
+    /// to no later rule, since the first that matches decides.
+    fn admit(&self, rules: &Rules, allowed: Allowed) -> Result<(Allowed, Places), Denial> {
+        let passage = match self.gate.pass(rules.id(allowed.rule())) {
+            Ok(passage) => passage,
+            Err(shut) => return Err(Denial::held_back(allowed, shut.why, shut.wait())),
+        };
         let mut permit = Permit::default();
         let limiters = [&self.limiter, &route_of(rules, &allowed).limiter];
         for limiter in limiters {
             if let Err(reached) = limiter.admit(allowed.caller(), &mut permit) {
-                return Err(Denial::held_back(allowed, reached));
+                let wait = Some(reached.retry_after);
+                return Err(Denial::held_back(allowed, reached.why, wait));
             }
         }
-        Ok((allowed, permit))
+        Ok((allowed, Places { passage, permit }))
     }
 
     /// Decides again, with the whole body.
@@ -246,11 +264,12 @@ impl Exchange {
         &self,
         rules: &Rules,
         recorded: Recorded<Allowed>,
-        permit: Permit,
+        places: Places,
         removed: Removed,
         mut incoming: Option<Incoming>,
         context: &DecisionContext,
     ) -> Response<AnswerBody> {
+        let passage = &places.passage;
         let allowed = recorded.get();
         let route = route_of(rules, allowed);
         let query = allowed.target().query().map(str::to_owned);
@@ -260,12 +279,19 @@ impl Exchange {
             Err(error) => return self.failed(&error, slot, route, context),
         };
         slot.outcome().removed_request_headers = removed;
-        if route.credential.as_ref().is_some_and(Credential::signs)
-            && let Err(error) = outgoing.keep_body(incoming.take(), &self.bodies).await
-        {
-            return self.failed(&error, slot, route, context);
-        }
-        let mut version = match outgoing.inject(route, slot.outcome()).await {
+        let prepared = async {
+            if route.credential.as_ref().is_some_and(Credential::signs) {
+                let body = incoming.take();
+                outgoing.keep_body(body, &self.bodies).await?;
+            }
+            outgoing.inject(route, slot.outcome()).await
+        };
+        let prepared = tokio::select! {
+            biased;
+            shut = passage.cut() => Err(OriginError::Paused(shut)),
+            prepared = prepared => prepared,
+        };
+        let mut version = match prepared {
             Ok(version) => version,
             Err(error) => return self.failed(&error, slot, route, context),
         };
@@ -277,7 +303,7 @@ impl Exchange {
             (None, None) => UploadBody::whole(Bytes::new()),
         };
         let is_repeatable = outgoing.is_repeatable(&body);
-        let mut answer = send(&outgoing, body, &upload, route, slot.outcome()).await;
+        let mut answer = send(&outgoing, body, &upload, route, passage, slot.outcome()).await;
         slot.outcome().bytes_up = upload.bytes();
         if let (Some(refused), true) = (&version, is_unauthorized(&answer))
             && let Some(renewed) = renewed(route, refused, is_repeatable).await
@@ -288,7 +314,7 @@ impl Exchange {
             version = Some(renewed);
             let (body, again) = UploadBody::whole(Bytes::new());
             upload = again;
-            answer = send(&outgoing, body, &upload, route, slot.outcome()).await;
+            answer = send(&outgoing, body, &upload, route, passage, slot.outcome()).await;
         }
         let response = match answer {
             Ok(response) => response,
@@ -328,7 +354,7 @@ impl Exchange {
             route.response_size,
             slot,
             upload,
-            permit,
+            places,
             watch,
         );
         Response::from_parts(head, AnswerBody::Origin(Box::new(body)))
@@ -353,6 +379,7 @@ impl Exchange {
             OriginError::Unreachable(_) | OriginError::Protocol(_) => Ended::OriginFailed,
             OriginError::CallerGone => Ended::CallerGone,
             OriginError::TooLong => Ended::TooLong,
+            OriginError::Paused(_) => Ended::Paused,
             OriginError::Unsendable
             | OriginError::NoCredential(_)
             | OriginError::BodyTooLarge { .. } => Ended::NotSent,
@@ -367,11 +394,16 @@ impl Exchange {
             OriginError::NoCredential(_) => {
                 "the agent's owner sees why in `broker-client status` and in the agent's log".into()
             }
+            OriginError::Paused(_) => PAUSED.into(),
             OriginError::Protocol(_) | OriginError::CallerGone | OriginError::Unsendable => {
                 "the agent's log says more, under this request id".into()
             }
         };
-        self.problem(code, context).detail(detail).into_response()
+        let problem = self.problem(code, context).detail(detail);
+        match error {
+            OriginError::Paused(shut) => shut.tell(problem).into_response(),
+            _ => problem.into_response(),
+        }
     }
 
     fn refuse(&self, refusal: Refusal, context: &DecisionContext) -> Response<AnswerBody> {
@@ -417,10 +449,13 @@ async fn send(
     body: UploadBody,
     upload: &Upload,
     route: &Route,
+    passage: &Passage,
     outcome: &mut Outcome,
 ) -> Result<Response<Incoming>, OriginError> {
     let limits = route.timeouts;
     tokio::select! {
+        biased;
+        shut = passage.cut() => Err(OriginError::Paused(shut)),
         answer = outgoing.send(&route.client, body, outcome) => answer,
         error = upload.out_of_time(limits.first_byte, limits.idle) => Err(error),
     }

@@ -189,7 +189,8 @@ impl Instance {
         }
     }
 
-    fn file(&self, name: &str) -> Option<PathBuf> {
+    /// Where a file of this instance stands; `None` where there is no folder.
+    pub(crate) fn file(&self, name: &str) -> Option<PathBuf> {
         match &self.home {
             Home::Folder { path, .. } => Some(path.join(name)),
             Home::Nowhere { .. } => None,
@@ -207,7 +208,7 @@ fn new_key() -> Zeroizing<[u8; KEY_LEN]> {
 }
 
 /// Makes a file that this user alone can read, with all of its content or not at all.
-fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut options = OpenOptions::new();
     let options = options.write(true).create(true).truncate(true).mode(0o600);

@@ -25,6 +25,8 @@ mod limits;
 mod local;
 mod location;
 mod origin;
+pub mod pause;
+pub mod pause_command;
 mod peer;
 mod probe;
 mod proxy;

@@ -48,7 +48,9 @@ pub(crate) async fn run(
     board: StatusBoard,
     shutdown: CancellationToken,
 ) {
-    let answer = move |request: &Request<Incoming>| answer(request, &healthcheck_path, &board);
+    let answer = move |request: Request<Incoming>, _| {
+        std::future::ready(answer(&request, &healthcheck_path, &board))
+    };
     serve(listener, CONNECTIONS, answer, shutdown).await;
 }
 
@@ -142,6 +144,9 @@ pub(crate) trait Listener {
     type Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
     async fn accept(&self) -> io::Result<Self::Connection>;
+
+    /// The user at the other end, where the system can tell.
+    fn peer_uid(connection: &Self::Connection) -> Option<u32>;
 }
 
 impl Listener for TcpListener {
@@ -149,6 +154,10 @@ impl Listener for TcpListener {
 
     async fn accept(&self) -> io::Result<Self::Connection> {
         Self::accept(self).await.map(|(connection, _)| connection)
+    }
+
+    fn peer_uid(_: &Self::Connection) -> Option<u32> {
+        None
     }
 }
 
@@ -158,16 +167,22 @@ impl Listener for UnixListener {
     async fn accept(&self) -> io::Result<Self::Connection> {
         Self::accept(self).await.map(|(connection, _)| connection)
     }
+
+    fn peer_uid(connection: &Self::Connection) -> Option<u32> {
+        connection.peer_cred().ok().map(|peer| peer.uid())
+    }
 }
 
 /// Serves one request per connection, at most `connections` at once, until `shutdown`.
-pub(crate) async fn serve<A>(
-    listener: impl Listener,
+pub(crate) async fn serve<L, A, F>(
+    listener: L,
     connections: usize,
     answer: A,
     shutdown: CancellationToken,
 ) where
-    A: Fn(&Request<Incoming>) -> Answer + Send + Sync + 'static,
+    L: Listener,
+    A: Fn(Request<Incoming>, Option<u32>) -> F + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send,
 {
     let answer = Arc::new(answer);
     let permits = Arc::new(Semaphore::new(connections));
@@ -179,8 +194,10 @@ pub(crate) async fn serve<A>(
                 Ok(connection) => {
                     let answer = Arc::clone(&answer);
                     let shutdown = shutdown.clone();
+                    let uid = L::peer_uid(&connection);
                     tasks.spawn(async move {
-                        serve_connection(connection, answer.as_ref(), shutdown).await;
+                        let answer = |request| answer(request, uid);
+                        serve_connection(connection, answer, shutdown).await;
                         drop(permit);
                     });
                 }
@@ -197,14 +214,15 @@ pub(crate) async fn serve<A>(
     tasks.wait().await;
 }
 
-async fn serve_connection<C, A>(connection: C, answer: &A, shutdown: CancellationToken)
+async fn serve_connection<C, A, F>(connection: C, answer: A, shutdown: CancellationToken)
 where
     C: AsyncRead + AsyncWrite + Unpin,
-    A: Fn(&Request<Incoming>) -> Answer,
+    A: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Answer>,
 {
     let service = service_fn(|request| {
-        let answer = answer(&request);
-        async { Ok::<_, std::convert::Infallible>(answer) }
+        let answer = answer(request);
+        async { Ok::<_, std::convert::Infallible>(answer.await) }
     });
     // Without keep-alive nobody holds one of the few places with an idle connection.
     let serving = http1::Builder::new()

@@ -9,6 +9,7 @@ use broker_client::config::{
 };
 use broker_client::control::fetch_status;
 use broker_client::doctor;
+use broker_client::pause_command;
 use broker_client::rules_command;
 use broker_process::bind::bind;
 use broker_process::exit::{self, Exit};
@@ -34,6 +35,8 @@ fn main() -> ExitCode {
     let outcome = match matches.subcommand() {
         Some(("run", arguments)) => run(arguments),
         Some(("status", arguments)) => status(arguments),
+        Some(("pause", arguments)) => pause(arguments),
+        Some(("resume", arguments)) => resume(arguments),
         Some(("rules", arguments)) => rules(arguments),
         Some(("doctor", arguments)) => doctor(arguments),
         _ => exit::print(&settings::markdown(PROGRAM, &TABLE)),
@@ -53,6 +56,8 @@ fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(run_command())
         .subcommand(status_command().arg(json))
+        .subcommand(pause_command::pause_command())
+        .subcommand(pause_command::resume_command())
         .subcommand(doctor::doctor_command())
         .subcommand(rules_command::rules_command())
         .subcommand(
@@ -96,6 +101,14 @@ fn status(arguments: &ArgMatches) -> Result<(), Exit> {
         .block_on(fetch_status(&data, &instance))
         .map_err(Exit::failure)?;
     exit::print_answer(arguments.get_flag("json"), &snapshot)
+}
+
+fn pause(arguments: &ArgMatches) -> Result<(), Exit> {
+    pause_command::pause(arguments, &Environment::capture(), &working_folder()?)
+}
+
+fn resume(arguments: &ArgMatches) -> Result<(), Exit> {
+    pause_command::resume(arguments, &Environment::capture(), &working_folder()?)
 }
 
 fn rules(arguments: &ArgMatches) -> Result<(), Exit> {

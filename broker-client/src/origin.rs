@@ -26,6 +26,7 @@ use crate::address_policy::AddressPolicy;
 use crate::audit::{Outcome, OutcomeSlot, Recorded};
 use crate::credential::{CredentialVersion, Unavailable, Unsigned, remove_signature};
 use crate::judged_body::BodyKeeper;
+use crate::pause::Shut;
 use crate::proxy::{Proxy, ProxyError, ProxyWay};
 use crate::rules::Route;
 use crate::upload::UploadBody;
@@ -63,6 +64,8 @@ pub(crate) enum OriginError {
     NoCredential(Unavailable),
     #[error("the caller broke off its request")]
     CallerGone,
+    #[error("it was paused meanwhile")]
+    Paused(Shut),
     #[error(
         "the body is longer than {limit} bytes, and is kept whole to be signed (rules.body-limit is the limit)"
     )]
@@ -80,6 +83,7 @@ impl OriginError {
             Self::Unsendable => ErrorCode::BadTarget,
             Self::NoCredential(_) => ErrorCode::CredentialUnavailable,
             Self::CallerGone => ErrorCode::BadRequest,
+            Self::Paused(_) => ErrorCode::AgentPaused,
             Self::BodyTooLarge { .. } => ErrorCode::BodyTooLarge,
             Self::TooLong => ErrorCode::ResponseTooLarge,
         }

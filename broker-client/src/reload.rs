@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::accept_file::{AcceptFile, Stamp};
 use crate::audit::{AuditLog, RulesLoaded, RulesRefused};
 use crate::config::{Accept, Config, Connection};
+use crate::pause::{Gate, tell_of_another_file};
 use crate::rules::{Rules, RulesError, RulesInForce};
 use crate::status::ConnectionBoard;
 
@@ -78,6 +79,7 @@ pub(crate) struct Reloader {
     config: Arc<Config>,
     connection: Arc<Connection>,
     rules: RulesInForce,
+    gate: Gate,
     /// Those of all connections, its own first.
     all_rules: Vec<RulesInForce>,
     audit: AuditLog,
@@ -117,6 +119,7 @@ impl Reloader {
         connection: Arc<Connection>,
         rules: RulesInForce,
         others: &[RulesInForce],
+        gate: Gate,
         audit: AuditLog,
         board: ConnectionBoard,
     ) -> Self {
@@ -125,6 +128,7 @@ impl Reloader {
             connection,
             all_rules: [std::slice::from_ref(&rules), others].concat(),
             rules,
+            gate,
             audit,
             board,
             hints: Arc::default(),
@@ -283,7 +287,7 @@ impl Reloader {
                 tracing::error!(
                     agent = %self.connection.agent,
                     accept = %source.path.display(),
-                    sha256 = source.sha256,
+                    sha256 = &*source.sha256,
                     "the last good rules stay in force: {why}"
                 );
                 self.board.rules_refused(&why);
@@ -295,6 +299,7 @@ impl Reloader {
         self.unrecorded = false;
         self.refused = None;
         announce(&self.connection.agent, &rules, &self.board);
+        tell_of_another_file(&self.connection.agent, rules.sha256(), &self.gate);
     }
 
     async fn refuse(&mut self, error: RulesError) {
@@ -499,7 +504,15 @@ mod tests {
         let (audit, writer) = AuditLog::open(&instance, &[]).unwrap();
         let rules = RulesInForce::new(Arc::new(Rules::load(&config, &connection, &[]).unwrap()));
         let board = board().connections().remove(0);
-        let reloader = Reloader::new(Arc::new(config), connection, rules, &[], audit, board);
+        let reloader = Reloader::new(
+            Arc::new(config),
+            connection,
+            rules,
+            &[],
+            Gate::open(),
+            audit,
+            board,
+        );
         (reloader, file, writer)
     }
 }

@@ -24,6 +24,7 @@ use crate::control_call::ControlCalls;
 use crate::credential::{Credential, CredentialError, Sources};
 use crate::limits::Limiter;
 use crate::origin::{OriginClient, OriginTls, TLS_POLICY, Tls, prepare_origin_socket};
+use crate::pause::RuleId;
 use crate::proxy::{Proxy, ProxyWay};
 
 /// Everything that is wrong with the accept file, or with what it refers to.
@@ -120,7 +121,7 @@ pub(crate) struct Rules {
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
     /// Of the file's bytes, in hexadecimal.
-    pub(crate) sha256: String,
+    pub(crate) sha256: Arc<str>,
 }
 
 /// A place that rules lead to, by one way.
@@ -241,7 +242,7 @@ impl Rules {
                 .collect(),
             source: Some(Source {
                 path,
-                sha256: accept.sha256.clone(),
+                sha256: accept.sha256.as_str().into(),
             }),
             set,
         })
@@ -249,7 +250,18 @@ impl Rules {
 
     /// Of the accept file, in hexadecimal; `None` where there is none.
     pub(crate) fn sha256(&self) -> Option<&str> {
-        Some(self.source.as_ref()?.sha256.as_str())
+        Some(&self.source.as_ref()?.sha256)
+    }
+
+    /// Which rule of which file this is.
+    pub(crate) fn id(&self, rule: RuleIndex) -> RuleId {
+        RuleId {
+            sha256: self
+                .source
+                .as_ref()
+                .map(|source| Arc::clone(&source.sha256)),
+            rule: rule.as_usize(),
+        }
     }
 
     /// Every place that rules lead to, in their order.

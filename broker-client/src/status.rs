@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use crate::audit::AuditPosition;
+use crate::pause::Pause;
 
 use self::snapshot::{noted, printable, rfc3339};
 
@@ -215,6 +216,11 @@ impl ConnectionBoard {
     /// The accept file holds what is in force, again where it was refused before.
     pub fn rules_unchanged(&self) {
         self.change(|connection| connection.accept.refused = None);
+    }
+
+    /// These are all pauses that are about this connection.
+    pub fn paused(&self, pauses: Vec<Pause>) {
+        self.change(|connection| connection.paused = pauses);
     }
 
     /// A request was denied; `nearest` is the rule that came nearest, and what differed first.

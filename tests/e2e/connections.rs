@@ -286,6 +286,60 @@ async fn commands_about_rules_ask_which_connection_is_meant_and_take_it_from_a_r
 }
 
 #[tokio::test]
+async fn a_pause_of_one_leaves_the_other_ready_and_one_of_all_leaves_none() {
+    let origins = answering().await;
+    let server = ServerProcess::start(site()).await;
+    let files = tempfile::tempdir().unwrap();
+    let agent = AgentProcess::start_alone(&setup(&server, &files, &origins), &server).await;
+    let stderr = server.child().stderr();
+    let connected = |line: &str| line.contains("agent connected");
+    stderr.lines("all tunnels", 4, connected).await;
+    let closed = |line: &str| line.contains("is_paused=true");
+    let ready = async || Caller::to(agent.local()).get("/readyz").await.status();
+
+    let (_, said) = agent
+        .run_command(&["pause", "--rule", "0", "--reason", "x"])
+        .await;
+    assert!(
+        said.contains("--agent with one of sonarqube, jenkins"),
+        "{said}"
+    );
+    let (code, said) = agent
+        .run_command(&["pause", "--agent", "jenkins", "--reason", "x"])
+        .await;
+    assert_eq!(code, Some(0), "{said}");
+    stderr.lines("the tunnels of one closed", 2, closed).await;
+    assert_eq!(get(&server, "sonarqube", "/api/status").await.0, 200);
+    assert!(
+        get(&server, "jenkins", "/api/status")
+            .await
+            .1
+            .contains("agent-paused")
+    );
+    assert_eq!(ready().await, 200);
+
+    let (code, said) = agent.run_command(&["pause", "--reason", "y"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    stderr.lines("all tunnels closed", 4, closed).await;
+    assert_eq!(ready().await, 503);
+
+    let (code, said) = agent.run_command(&["resume", "--agent", "sonarqube"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("still paused: jenkins until it is resumed: y"),
+        "{said}"
+    );
+    stderr.lines("the tunnels of one again", 6, connected).await;
+    assert_eq!(get(&server, "sonarqube", "/api/status").await.0, 200);
+    assert_eq!(ready().await, 200);
+    let records = agent
+        .audit("paused")
+        .into_iter()
+        .map(|line| line["agent"].clone());
+    assert!(records.eq(["jenkins", "sonarqube", "jenkins"]));
+}
+
+#[tokio::test]
 async fn doctor_goes_the_ways_of_each_connection() {
     let origins = answering().await;
     let server = ServerProcess::start(site()).await;

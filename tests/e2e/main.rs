@@ -25,6 +25,7 @@ mod limits;
 mod lint;
 mod networks;
 mod origin_tls;
+mod pause;
 mod process;
 mod promises;
 mod real_programs;

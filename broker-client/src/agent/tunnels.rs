@@ -1,11 +1,13 @@
 //! The tunnels of one agent: each is dialled, served, and dialled again.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use broker_process::logging::chain;
 use broker_protocol::{
-    CONTROL_AUTHORITY, CONTROL_DRAIN, CloseCode, ErrorCode, Problem, RELAY_AUTHORITY,
+    CONTROL_AUTHORITY, CONTROL_DRAIN, CloseCode, CloseHandle, ErrorCode, Problem, RELAY_AUTHORITY,
     serve_agent_end,
 };
 use http::{Method, Request, Response, StatusCode};
@@ -25,6 +27,7 @@ use crate::dial::{DialError, Dialer, Dialled};
 use crate::exchange::Exchange;
 use crate::judged_body::BodyKeeper;
 use crate::limits::Limiter;
+use crate::pause::Gate;
 use crate::rules::RulesInForce;
 use crate::status::{ConnectionBoard, TunnelFailure};
 
@@ -34,6 +37,8 @@ const GOOD_TUNNEL: Duration = Duration::from_secs(10);
 pub(crate) const FIRST_BYTES: Duration = Duration::from_secs(10);
 /// How long a reader may take nothing of an answer while bytes wait, before its stream is reset.
 const STALL: Duration = Duration::from_secs(300);
+/// How long a paused agent's streams may take to end; with the tunnel it is a second at the most.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// What all tunnels of one connection share.
 pub(super) struct Tunnels {
@@ -51,6 +56,7 @@ pub(super) struct Tunnels {
     pub(super) bodies: Arc<BodyKeeper>,
     pub(super) limiter: Arc<Limiter>,
     pub(super) fingerprints: Arc<FingerprintKey>,
+    pub(super) gate: Gate,
     /// Tunnels that may exist at once, those that the server is draining among them.
     pub(super) room: Arc<Semaphore>,
 }
@@ -59,17 +65,26 @@ pub(super) struct Tunnels {
 type DrainRequest = oneshot::Sender<bool>;
 
 impl Tunnels {
-    /// Keeps one tunnel open: dials, serves, and dials again, until the agent stops.
+    /// Keeps one tunnel open: dials, serves, and dials again, until the agent stops. While it is paused there is none.
     pub(super) async fn keep(self: Arc<Self>, slot: usize) {
         let mut backoff = Backoff::default();
         let mut cuts = Cuts::default();
         let mut asked_to_drain: Option<DrainRequest> = None;
         let mut last_error: Option<TunnelFailure> = None;
         while !self.stop.is_cancelled() {
+            if self.gate.is_closed() {
+                answer_drain(asked_to_drain.take(), false);
+                self.board.tunnel_closed(slot, None);
+                tokio::select! {
+                    () = self.gate.until(false) => backoff.reset(),
+                    () = self.stop.cancelled() => break,
+                }
+            }
             self.board
                 .tunnel_dialling(slot, backoff.failures() + 1, last_error.as_ref(), None);
             let dialled = tokio::select! {
                 dialled = self.dial() => dialled,
+                () = self.gate.until(true) => continue,
                 () = self.stop.cancelled() => break,
             };
             let asked = match dialled {
@@ -89,6 +104,7 @@ impl Tunnels {
                             self.board.tunnel_closed(slot, Some(&reason));
                             last_error = Some(reason);
                         }
+                        TunnelEnd::Paused => continue,
                         TunnelEnd::Stopped => break,
                     }
                     if opened.elapsed() >= GOOD_TUNNEL {
@@ -113,6 +129,7 @@ impl Tunnels {
                 .tunnel_dialling(slot, backoff.failures() + 1, last_error.as_ref(), Some(at));
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
+                () = self.gate.until(true) => {}
                 () = self.stop.cancelled() => {}
             }
         }
@@ -149,6 +166,7 @@ impl Tunnels {
             limiter: Arc::clone(&self.limiter),
             fingerprints: Arc::clone(&self.fingerprints),
             explaining: self.explaining.clone(),
+            gate: self.gate.clone(),
         });
         // One request at a time is enough: the server asks once.
         let (drain, mut drains) = mpsc::channel(1);
@@ -158,6 +176,7 @@ impl Tunnels {
         };
         let streams = TaskTracker::new();
         let stop = self.stop.clone();
+        let pausing = pause(self.gate.clone(), close.clone(), streams.clone());
         let serving = serve_agent_end(stream, streams.clone(), STALL, stop, service);
         let cut = self.cut.clone();
         let (ended, end) = oneshot::channel();
@@ -165,6 +184,7 @@ impl Tunnels {
             let result = tokio::select! {
                 result = serving => result,
                 () = cut.cancelled() => Ok(()),
+                never = pausing => match never {},
             };
             // A stream whose tunnel is gone ends by itself.
             streams.close();
@@ -177,6 +197,10 @@ impl Tunnels {
             let ended = end.await;
             if self.stop.is_cancelled() {
                 return TunnelEnd::Stopped;
+            }
+            if self.gate.is_closed() {
+                tracing::info!(agent = %self.connection.agent, tunnel = slot, "the tunnel is closed, since the agent is paused");
+                return TunnelEnd::Paused;
             }
             let lived = opened.elapsed().as_secs();
             let (code, text) = match (close.closed_by_peer(), ended) {
@@ -220,10 +244,20 @@ impl Tunnels {
     }
 }
 
+/// Ends the tunnel once its agent is paused, as soon as what was in flight, cut by the same pause, has its answers.
+async fn pause(gate: Gate, close: CloseHandle, streams: TaskTracker) -> Infallible {
+    gate.until(true).await;
+    streams.close();
+    drop(tokio::time::timeout(FAREWELL, streams.wait()).await);
+    close.close(CloseCode::Paused);
+    pending().await
+}
+
 /// How serving a tunnel ended.
 enum TunnelEnd {
     Closed(TunnelFailure),
     Drain(DrainRequest),
+    Paused,
     Stopped,
 }
 

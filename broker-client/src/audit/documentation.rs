@@ -16,10 +16,11 @@ use super::DecisionContext;
 use super::chain::{Chain, verify_lines};
 use super::record::{
     ConnectionStart, DecisionFields, DecisionRecord, Ended, Identity, Outcome, OutcomeRecord,
-    RecoveredRecord, ReopenedRecord, RulesLoaded, RulesRefused, SecretEcho, StartRecord,
-    StopRecord, Unscanned, Verdict, refused_target,
+    PauseCause, Paused, RecoveredRecord, ReopenedRecord, Resumed, RulesLoaded, RulesRefused,
+    SecretEcho, StartRecord, StopRecord, Unscanned, Verdict, refused_target,
 };
 use super::sink::Found;
+use crate::pause::Pause;
 
 const AUDIT_MD: &str = include_str!("../../AUDIT.md");
 
@@ -199,6 +200,18 @@ fn examples() -> (String, String) {
             found: Found::Missing,
         },
     );
+    let pause = Pause {
+        agent: "sonarqube".to_owned(),
+        rule: Some(2),
+        accept_sha256: Some(NEW_ACCEPT_SHA256.to_owned()),
+        reason: "migration of the issue tracker".to_owned(),
+        since: example.time,
+        until: Some(example.time + Duration::from_secs(7200)),
+        uid: Some(1000),
+    };
+    example.add("paused", Paused::of(&pause, PauseCause::Command));
+    let over = Resumed::of(&pause, PauseCause::Expired, None);
+    example.add("resumed", over);
     (orderly, example.text().to_owned())
 }
 
@@ -212,7 +225,7 @@ fn the_document_shows_lines_as_they_are_written() {
         );
     }
     let all = orderly + &after_failure;
-    assert_eq!(verify_lines(all.as_bytes()).unwrap().last_seq, 12);
+    assert_eq!(verify_lines(all.as_bytes()).unwrap().last_seq, 14);
 }
 
 #[test]
@@ -245,6 +258,7 @@ fn the_document_names_every_way_to_end() {
         Ended::TooLong,
         Ended::NotSent,
         Ended::SecretEcho,
+        Ended::Paused,
     ];
     let ended = ended.map(|ended| serde_json::to_value(ended).unwrap());
     let (_, table) = AUDIT_MD.split_once("| `ended` | meaning |").unwrap();
@@ -252,6 +266,16 @@ fn the_document_names_every_way_to_end() {
     let rows: Vec<_> = table.lines().skip(2).map(code_in_front).collect();
     assert_eq!(rows, ended, "the rows are what is ever written");
 
+    for cause in [
+        PauseCause::Command,
+        PauseCause::Settings,
+        PauseCause::StateUnreadable,
+        PauseCause::Expired,
+        PauseCause::Unsaved,
+    ] {
+        let row = format!("\n| `{}` |", cause.as_str());
+        assert!(AUDIT_MD.contains(&row), "{row}");
+    }
     for found in [Found::Missing, Found::Replaced, Found::Changed] {
         let found = serde_json::to_value(found).unwrap();
         let code = found.as_str().unwrap();

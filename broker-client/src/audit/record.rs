@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 
 use super::DecisionContext;
 use crate::config::Connection;
+use crate::pause::Pause;
 use crate::rules::Rules;
 
 /// Longest recorded form of a refused target, in bytes; hostile targets must not fill the disk.
@@ -126,6 +127,96 @@ pub struct RulesRefused<'a> {
     pub error: &'a str,
     /// SHA-256 of the file that goes on to decide, in hex.
     pub in_force_sha256: Option<&'a str>,
+}
+
+/// `paused`: nothing passes from here on, or nothing by one rule.
+#[derive(Debug, Serialize)]
+pub struct Paused<'a> {
+    agent: &'a str,
+    rule: Option<usize>,
+    accept_sha256: Option<&'a str>,
+    reason: &'a str,
+    #[serde(with = "crate::pause::rfc3339::optional")]
+    until: Option<SystemTime>,
+    cause: PauseCause,
+    uid: Option<u32>,
+}
+
+impl<'a> Paused<'a> {
+    /// The record of `pause`.
+    #[must_use]
+    pub fn of(pause: &'a Pause, cause: PauseCause) -> Self {
+        Self {
+            agent: &pause.agent,
+            rule: pause.rule,
+            accept_sha256: pause.accept_sha256.as_deref(),
+            reason: &pause.reason,
+            until: pause.until,
+            cause,
+            uid: pause.uid,
+        }
+    }
+}
+
+/// `resumed`: a pause is over.
+#[derive(Debug, Serialize)]
+pub struct Resumed<'a> {
+    agent: &'a str,
+    rule: Option<usize>,
+    accept_sha256: Option<&'a str>,
+    reason: &'a str,
+    cause: PauseCause,
+    uid: Option<u32>,
+}
+
+impl<'a> Resumed<'a> {
+    /// The record that `pause` ends.
+    #[must_use]
+    pub fn of(pause: &'a Pause, cause: PauseCause, uid: Option<u32>) -> Self {
+        Self {
+            agent: &pause.agent,
+            rule: pause.rule,
+            accept_sha256: pause.accept_sha256.as_deref(),
+            reason: &pause.reason,
+            cause,
+            uid,
+        }
+    }
+}
+
+/// Who or what pauses or resumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PauseCause {
+    /// `broker-client pause` or `resume`.
+    Command,
+    /// `paused` in the settings.
+    Settings,
+    /// What was paused before cannot be told.
+    StateUnreadable,
+    /// The pause had an end.
+    Expired,
+    /// It had been resumed, and that could not be saved.
+    Unsaved,
+}
+
+impl Serialize for PauseCause {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl PauseCause {
+    /// Its code.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Settings => "settings",
+            Self::StateUnreadable => "state-unreadable",
+            Self::Expired => "expired",
+            Self::Unsaved => "unsaved",
+        }
+    }
 }
 
 /// `stop`: a process ended in order, every outcome is written.
@@ -251,6 +342,8 @@ pub enum Ended {
     NotSent,
     /// The answer held the injected credential, and was cut off.
     SecretEcho,
+    /// The agent's owner paused it, or the rule.
+    Paused,
 }
 
 /// Whether the body of an answer held the injected credential.

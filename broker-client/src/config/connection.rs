@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use broker_process::settings::{Fields, Node, Setting, Settings, integer};
+use broker_process::settings::{Fields, Node, Setting, Settings, boolean, integer};
 use broker_protocol::{AccessToken, AgentName, TokenKind};
 use zeroize::Zeroizing;
 
@@ -38,6 +38,8 @@ pub struct Connection {
     pub tunnels: u8,
     /// What holds for one origin alone, by the origin's text as its rule writes it, unexpanded.
     pub origins: Origins,
+    /// Whether it starts paused, and stays so.
+    pub is_paused: bool,
 }
 
 /// Names the agent and its server and no more: the keys of `origins` can hold passwords.
@@ -74,6 +76,7 @@ pub(super) fn connections(
         let (agent, server) = (stated.name(), stated.server(may_be_plain));
         let (secret, accept) = (stated.secret(), stated.accept());
         let (tunnels, origins) = (stated.tunnels(), stated.origins());
+        let is_paused = stated.is_paused();
         let (Some(agent), Some(server)) = (agent, server) else {
             continue;
         };
@@ -92,6 +95,7 @@ pub(super) fn connections(
             accept,
             tunnels,
             origins,
+            is_paused,
         });
     }
     connections
@@ -167,6 +171,7 @@ impl<'s> Stated<'s> {
                     "accept",
                     "tunnel",
                     "origins",
+                    "paused",
                 ]);
                 stated(Some((entry, fields)))
             })
@@ -292,6 +297,11 @@ impl<'s> Stated<'s> {
             fields.get("count")?.read(&count)
         });
         own.unwrap_or_else(|| self.settings.value(&table::TUNNEL_COUNT, &count))
+    }
+
+    fn is_paused(&self) -> bool {
+        let own = self.field("paused").and_then(|node| node.read(boolean));
+        own.unwrap_or_else(|| self.settings.value(&table::PAUSED, boolean))
     }
 
     /// Its own in place of those that stand for all: an entry that no rule of this connection has would be refused.

@@ -36,11 +36,19 @@ pub(super) const ACCEPT: Setting = Setting::unfiled(
     "The rules; without it ./accept.json where that exists, else everything is denied; changes are taken up while the agent runs",
 )
 .env(&["ACCEPT"]);
+pub(super) const PAUSED: Setting = Setting::new(
+    "paused",
+    "",
+    "Starts paused, with no tunnel: for agents without a control socket, which `broker-client pause` needs",
+)
+.env(&["BROKER_PAUSED"])
+.switch()
+.default("false");
 pub(super) const CONNECTIONS: Section = Section {
     key: "connections",
     help: "the same in the settings file, in place of the name, the secret and the rules above: one connection or \
-           several, each an agent of its own with its own name, secret, rules and tunnels. `server`, `tunnel.count` and \
-           `origins` of a connection stand in place of those that hold for all; a connection without `accept` denies \
+           several, each an agent of its own with its own name, secret, rules and tunnels. `server`, `tunnel.count`, \
+           `origins` and `paused` of a connection stand in place of those that hold for all; a connection without `accept` denies \
            everything",
     example: r#"connections:
 - name: sonarqube
@@ -51,7 +59,8 @@ pub(super) const CONNECTIONS: Section = Section {
   accept: jenkins.json
   server: "https://eu.broker.example"   # the default is `server`
   tunnel: {count: 4}                    # the default is `tunnel.count`
-  origins: {}                           # the default is `origins`"#,
+  origins: {}                           # the default is `origins`
+  paused: true                          # the default is `paused`"#,
 };
 
 pub(super) const UNKNOWN_KEYS: Setting = Setting::new(
@@ -405,7 +414,7 @@ pub static TABLE: Table = Table {
     groups: &[
         Group {
             title: "Connections",
-            settings: &[AGENT, SERVER, SECRET, SECRET_FILE, ACCEPT],
+            settings: &[AGENT, SERVER, SECRET, SECRET_FILE, ACCEPT, PAUSED],
             sections: &[CONNECTIONS],
         },
         Group {

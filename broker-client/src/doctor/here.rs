@@ -11,7 +11,7 @@ use super::whose;
 use crate::accept_file::AcceptFile;
 use crate::agent::CUT_REGULARLY;
 use crate::config::{Accept, Config, Connection};
-use crate::control::{FetchStatusError, fetch_status};
+use crate::control::{AskError, fetch_status};
 use crate::instance::{Instance, InstanceError};
 use crate::rules::Rules;
 use crate::status::{ConnectionStatus, StatusSnapshot, TunnelState};
@@ -164,10 +164,10 @@ fn data_folder(config: &Config, is_running: bool, section: &mut Section) {
 }
 
 /// What the running process says; and which of its agents have a tunnel.
-fn agents(running: Result<StatusSnapshot, FetchStatusError>, section: &mut Section) -> Vec<String> {
+fn agents(running: Result<StatusSnapshot, AskError>, section: &mut Section) -> Vec<String> {
     let status = match running {
         Ok(status) => status,
-        Err(error @ FetchStatusError::NotRunning { .. }) => {
+        Err(error @ AskError::NotRunning { .. }) => {
             section.pass("agent", error);
             return Vec::new();
         }
@@ -189,6 +189,7 @@ fn agent(connection: &ConnectionStatus, version: &str, section: &mut Section) {
         agent,
         tunnels,
         accept,
+        paused,
     } = connection;
     let up = connection.connected_tunnels();
     let summary = format!(
@@ -199,6 +200,10 @@ fn agent(connection: &ConnectionStatus, version: &str, section: &mut Section) {
         section.pass("agent", summary);
     } else {
         section.warn("agent", summary);
+    }
+    for pause in paused {
+        let (what, reason) = (pause.shown(), &pause.reason);
+        section.warn("agent", format!("{what} is paused: {reason}"));
     }
     for tunnel in tunnels {
         let Some(error) = &tunnel.last_error else {

@@ -16,6 +16,7 @@ use crate::exchange::Exchange;
 use crate::instance::{Instance, own_uid};
 use crate::judged_body::BodyKeeper;
 use crate::limits::Limiter;
+use crate::pause::Gate;
 use crate::probe;
 use crate::rules::{Rules, RulesInForce};
 use crate::status::{About, ConnectionStatus, StatusBoard};
@@ -90,6 +91,8 @@ async fn alone(config: &Config, parts: &[(&Connection, Arc<Rules>)]) -> Result<V
             bodies: Arc::new(BodyKeeper::new(config.rules.body_limit)),
             explaining: config.rules.explaining.clone(),
             fingerprints: Arc::clone(&fingerprints),
+            // Who owns the switch asks here.
+            gate: Gate::open(),
             limiter: Arc::new(Limiter::new(config.limits.as_rule())),
         });
     }

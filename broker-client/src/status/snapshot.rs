@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime};
 use broker_protocol::AgentName;
 use serde::{Deserialize, Serialize};
 
+use crate::pause::Pause;
+
 /// Longest kept text of a peer or an error, in characters.
 const TEXT: usize = 300;
 
@@ -57,6 +59,9 @@ impl StatusSnapshot {
             writeln!(f)?;
         }
         row(f, "agent", &connection.agent)?;
+        for pause in &connection.paused {
+            self.write_pause(f, pause, &connection.accept)?;
+        }
         for (place, tunnel) in connection.tunnels.iter().enumerate() {
             let text = self.tunnel_text(tunnel);
             row(f, &format!("tunnel {}", place + 1), &text)?;
@@ -67,6 +72,31 @@ impl StatusSnapshot {
             }
         }
         self.write_accept(f, &connection.accept)
+    }
+
+    fn write_pause(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        pause: &Pause,
+        accept: &AcceptFile,
+    ) -> fmt::Result {
+        let what = match pause.rule {
+            None => "every request".to_owned(),
+            Some(rule) if pause.accept_sha256 == accept.sha256 => format!("private[{rule}]"),
+            Some(rule) => format!(
+                "private[{rule}] of another accept file, and so every request until `resume --rule {rule}`"
+            ),
+        };
+        let since = self.ago(&rfc3339(pause.since));
+        let until = match pause.until {
+            None => "until it is resumed".to_owned(),
+            Some(until) => format!("until {}", rfc3339(until)),
+        };
+        let by = pause
+            .uid
+            .map_or_else(String::new, |uid| format!(" (uid {uid})"));
+        let text = format!("{what}, since {since}, {until}: {}{by}", pause.reason);
+        row(f, "PAUSED", &text)
     }
 
     fn write_accept(&self, f: &mut fmt::Formatter<'_>, accept: &AcceptFile) -> fmt::Result {
@@ -230,6 +260,8 @@ pub struct ConnectionStatus {
     pub tunnels: Vec<Tunnel>,
     /// The accept file in force.
     pub accept: AcceptFile,
+    /// What its owner has paused.
+    pub paused: Vec<Pause>,
 }
 
 impl ConnectionStatus {
@@ -248,6 +280,7 @@ impl ConnectionStatus {
             agent: agent.to_string(),
             tunnels: vec![tunnel; tunnels.into()],
             accept: AcceptFile::default(),
+            paused: Vec::new(),
         }
     }
 

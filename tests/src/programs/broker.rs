@@ -204,12 +204,22 @@ impl AgentProcess {
 
     /// Starts `broker-client status`.
     pub fn start_status(&self, arguments: &[&str]) -> Child {
+        self.start_command(&[&["status"], arguments].concat())
+    }
+
+    /// Runs another command of `broker-client` for this agent; gives its exit code and all that it said.
+    pub async fn run_command(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let mut command = self.start_command(arguments);
+        let code = command.exit().await.code();
+        (code, command.stdout().text() + &command.stderr().text())
+    }
+
+    fn start_command(&self, arguments: &[&str]) -> Child {
         let mut command = broker_command("broker-client");
         command
-            .arg("status")
             .args(arguments)
             .env("BROKER_DATA_DIR", &self.variables["BROKER_DATA_DIR"]);
-        Child::start("broker-client status", command)
+        Child::start("broker-client", command)
     }
 
     /// The audit log's lines of one kind, or all.
