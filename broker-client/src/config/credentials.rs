@@ -12,10 +12,13 @@ use http::{HeaderValue, Uri};
 
 use super::commands::{CommandSettings, commands};
 use super::{ServerUrl, table};
+use crate::address_policy::literal;
 use crate::control_call::secure_uri;
 
 /// The entry that holds where a rule or another entry names none.
 const DEFAULT_AWS: &str = "default";
+/// Where an instance's metadata service is documented to be, in plain HTTP.
+const INSTANCE_HOSTS: [&str; 2] = ["169.254.169.254", "fd00:ec2::254"];
 /// The name under which rules take a token of Google Cloud though nothing is written.
 const DEFAULT_GCP: &str = "token";
 /// What such a token is for: everything that the identity may do.
@@ -26,6 +29,8 @@ const VAULT_REFRESH: Duration = Duration::from_secs(300);
 const SERVICE_ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 /// GitHub's own.
 const GITHUB_API: &str = "https://api.github.com";
+const PLAINTEXT: &str =
+    "http:// is for this machine alone, since secrets travel here (use https://)";
 /// The name of the agent's sessions in the cloud's records.
 const SESSION: &str = "broker-client";
 /// How long a role is assumed, as AWS has it where nothing is said, and the longest for a role that another assumes.
@@ -57,6 +62,8 @@ pub struct AwsSettings {
     pub region: String,
     /// The token service, if not the region's own.
     pub endpoint: Option<ServerUrl>,
+    /// The instance's metadata service, if not at its usual address.
+    pub metadata: Option<ServerUrl>,
     /// The roles that are assumed, each with the keys of the one before; the first with those that the agent runs with.
     pub roles: Vec<AssumedRole>,
 }
@@ -173,15 +180,18 @@ pub(super) fn credentials(
     settings: &Settings<'_>,
     environment: &Environment,
 ) -> CredentialSettings {
-    let region = ["AWS_REGION", "AWS_DEFAULT_REGION"].map(|name| environment.get(name));
-    let region = region.into_iter().flatten().next();
-    let mut aws = named(settings, &table::AWS, |node| aws(node, environment, region));
-    if let (Some(region), false) = (region, aws.contains_key(DEFAULT_AWS)) {
+    let ambient = Ambient {
+        settings,
+        environment,
+    };
+    let mut aws = named(settings, &table::AWS, |node| aws(node, &ambient));
+    if let (Some(region), false) = (ambient.region(), aws.contains_key(DEFAULT_AWS)) {
         aws.insert(
             DEFAULT_AWS.to_owned(),
             AwsSettings {
-                region: region.to_owned(),
-                endpoint: ambient_endpoint(environment),
+                region,
+                endpoint: ambient.endpoint(),
+                metadata: ambient.metadata(),
                 roles: Vec::new(),
             },
         );
@@ -228,16 +238,12 @@ fn is_name(text: &str) -> bool {
     Template::parse(&format!("${{exec:{text}}}")).is_ok()
 }
 
-fn aws(
-    node: &Node<'_>,
-    environment: &Environment,
-    ambient_region: Option<&str>,
-) -> Option<AwsSettings> {
+fn aws(node: &Node<'_>, ambient: &Ambient<'_>) -> Option<AwsSettings> {
     let fields = node.fields(&["region", "endpoint", "assume-role"]);
     let region = match fields.get("region") {
         Some(node) => node.read(region)?,
-        None => match ambient_region {
-            Some(region) => region.to_owned(),
+        None => match ambient.region() {
+            Some(region) => region,
             None => {
                 node.problem("no region (write region: eu-west-1, or set AWS_REGION)");
                 return None;
@@ -246,22 +252,47 @@ fn aws(
     };
     let endpoint = match fields.get("endpoint") {
         Some(node) => Some(node.read(endpoint)?),
-        None => ambient_endpoint(environment),
+        None => ambient.endpoint(),
     };
     let roles = fields.get("assume-role").map(Node::items);
     let roles = roles.unwrap_or_default();
     Some(AwsSettings {
         region,
         endpoint,
+        metadata: ambient.metadata(),
         roles: roles.iter().map(assumed_role).collect::<Option<_>>()?,
     })
 }
 
-/// As Amazon's own programs take it.
-fn ambient_endpoint(environment: &Environment) -> Option<ServerUrl> {
-    let variables = ["AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"];
-    let endpoint = variables.into_iter().find_map(|name| environment.get(name));
-    endpoint.and_then(|text| text.parse().ok())
+/// What Amazon's own programs take from the environment, held to the same as what is written in the settings.
+struct Ambient<'a> {
+    settings: &'a Settings<'a>,
+    environment: &'a Environment,
+}
+
+impl Ambient<'_> {
+    fn region(&self) -> Option<String> {
+        self.read(&["AWS_REGION", "AWS_DEFAULT_REGION"], region)
+    }
+
+    fn endpoint(&self) -> Option<ServerUrl> {
+        self.read(&["AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"], endpoint)
+    }
+
+    fn metadata(&self) -> Option<ServerUrl> {
+        self.read(&["AWS_EC2_METADATA_SERVICE_ENDPOINT"], metadata)
+    }
+
+    /// The first of these variables that is set.
+    fn read<T>(&self, names: &[&str], read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let mut names = names.iter();
+        let (name, text) = names.find_map(|name| Some((name, self.environment.get(name)?)))?;
+        let problem = |error| {
+            self.settings
+                .problem(format!("environment {name}: {error}"))
+        };
+        read(text).map_err(problem).ok()
+    }
 }
 
 fn assumed_role(node: &Node<'_>) -> Option<AssumedRole> {
@@ -542,12 +573,19 @@ fn region(text: &str) -> Result<String, String> {
 fn endpoint(text: &str) -> Result<ServerUrl, String> {
     let url: ServerUrl = text.parse().map_err(|error| format!("{error}"))?;
     if !url.is_tls() && !url.is_loopback() {
-        return Err(
-            "http:// is for this machine alone, since secrets travel here (use https://)"
-                .to_owned(),
-        );
+        return Err(PLAINTEXT.to_owned());
     }
     Ok(url)
+}
+
+/// The same, or where it is on every instance.
+fn metadata(text: &str) -> Result<ServerUrl, String> {
+    let url: ServerUrl = text.parse().map_err(|error| format!("{error}"))?;
+    let host = literal(&url.host().to_str());
+    let is_usual = INSTANCE_HOSTS
+        .iter()
+        .any(|known| known.parse().ok() == host);
+    if is_usual { Ok(url) } else { endpoint(text) }
 }
 
 fn role_arn(text: &str) -> Result<String, String> {

@@ -193,6 +193,43 @@ fn what_is_wrong_with_a_clouds_settings_is_told() {
 }
 
 #[test]
+fn what_the_environment_says_of_a_cloud_is_held_to_the_same_as_the_settings() {
+    const METADATA: &str = "AWS_EC2_METADATA_SERVICE_ENDPOINT";
+    const ALONE: &str = "http:// is for this machine alone";
+    for (variable, value, said) in [
+        ("AWS_REGION", "eu-west-1\r", "\"eu-west-1\\r\" is no region"),
+        ("AWS_DEFAULT_REGION", "eu west 1", "is no region"),
+        ("AWS_REGION", "evil.example/x", "is no region"),
+        ("AWS_ENDPOINT_URL_STS", "sts.example", "has no scheme"),
+        ("AWS_ENDPOINT_URL_STS", "http://sts.example", ALONE),
+        ("AWS_ENDPOINT_URL", "http://169.254.169.254", ALONE),
+        (METADATA, "169.254.169.254", "has no scheme"),
+        (METADATA, "http://169.254.169.254.example", ALONE),
+        (METADATA, "http://169.254.1.1", ALONE),
+    ] {
+        let region = ("AWS_DEFAULT_REGION", "eu-west-1");
+        let error = Folder::new()
+            .with(&[region, (variable, value)])
+            .unwrap_err();
+        let problem = error.problems().join("\n");
+        assert!(
+            problem.starts_with(&format!("environment {variable}: ")) && problem.contains(said),
+            "{problem}"
+        );
+    }
+    for (variable, value) in [
+        ("AWS_ENDPOINT_URL_STS", "https://sts.example/a"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:4566"),
+        (METADATA, "http://[fd00:ec2::254]/"),
+        (METADATA, "http://169.254.169.254"),
+        (METADATA, "https://metadata.example"),
+    ] {
+        let region = ("AWS_REGION", "eu-west-1");
+        Folder::new().with(&[region, (variable, value)]).unwrap();
+    }
+}
+
+#[test]
 fn a_limit_that_is_none_is_told_with_what_to_write() {
     for (variable, wrong, said) in [
         (

@@ -72,7 +72,12 @@ impl AwsIdentity {
     ) -> Self {
         let sts = Arc::new(Sts::new(settings, calls.clone()));
         Self {
-            ambient: Ambient::new(environment, calls.clone(), Arc::clone(&sts)),
+            ambient: Ambient::new(
+                environment,
+                settings.metadata.as_ref(),
+                calls.clone(),
+                Arc::clone(&sts),
+            ),
             sts,
             roles: settings.roles.clone(),
         }

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use super::sts::Sts;
 use super::{AwsKeys, HandedOut};
 use crate::address_policy::{is_this_machine, literal};
+use crate::config::ServerUrl;
 use crate::control_call::{Answer, CallError, ControlCalls, Way};
 use crate::credential::Secret;
 use crate::credential::file;
@@ -71,9 +72,15 @@ enum Authorization {
 }
 
 impl Ambient {
-    pub(super) fn new(environment: &Environment, calls: ControlCalls, sts: Arc<Sts>) -> Self {
+    /// `metadata` is the instance's metadata service, if not at its usual address.
+    pub(super) fn new(
+        environment: &Environment,
+        metadata: Option<&ServerUrl>,
+        calls: ControlCalls,
+        sts: Arc<Sts>,
+    ) -> Self {
         Self {
-            origin: origin(environment),
+            origin: origin(environment, metadata),
             calls,
             sts,
         }
@@ -172,7 +179,7 @@ impl Authorization {
     }
 }
 
-fn origin(environment: &Environment) -> Result<Origin, String> {
+fn origin(environment: &Environment, metadata: Option<&ServerUrl>) -> Result<Origin, String> {
     let variable = |name: &str| environment.get(name).map(str::to_owned);
     if let Some(id) = variable("AWS_ACCESS_KEY_ID") {
         let secret = variable("AWS_SECRET_ACCESS_KEY")
@@ -217,10 +224,8 @@ fn origin(environment: &Environment) -> Result<Origin, String> {
     let mode = variable("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE");
     let is_ipv6 = mode.is_some_and(|mode| mode.eq_ignore_ascii_case("ipv6"));
     let usual = if is_ipv6 { INSTANCE_IPV6 } else { INSTANCE };
-    let base = variable("AWS_EC2_METADATA_SERVICE_ENDPOINT");
-    let base = base.unwrap_or_else(|| usual.to_owned());
     Ok(Origin::Instance {
-        base: base.trim_end_matches('/').to_owned(),
+        base: metadata.map_or(usual.to_owned(), ServerUrl::to_string),
     })
 }
 
@@ -336,7 +341,7 @@ mod tests {
     fn an_environment_that_says_half_of_it_is_told() {
         let says = |variables: &[(&str, &str)]| {
             let environment = variables.iter().copied().collect();
-            origin(&environment).unwrap_err()
+            origin(&environment, None).unwrap_err()
         };
         assert_eq!(
             says(&[("AWS_ACCESS_KEY_ID", "AKID")]),
