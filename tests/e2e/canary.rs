@@ -257,7 +257,7 @@ async fn credentials_are_in_nothing_that_is_written_or_answered() {
                oauth2: {{good: {{token-url: {3}/token, client-id: broker, client-secret: \"${{TOKEN}}\"}},
                          bad: {{token-url: {3}/refuses, client-id: broker, client-secret: \"${{TOKEN}}\", authentication: post}}}},
                vault: {{good: {{address: {3}, path: tool, field: token, token: \"${{TOKEN}}\"}}}},
-               github-app: {{good: {{app: 1, installation: 2, private-key-file: {4}, api: {3}}}}}}}",
+               github-app: {{good: {{app-id: 1, installation-id: 2, private-key-file: {4}, api: {3}}}}}}}",
             file.display(),
             cloud.url(),
             loose_cloud.url(),

@@ -2,10 +2,13 @@
 //! ones; scripted origins answer as their documentation says, and refuse what does not fit.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::rsa;
+use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_2048_8192_SHA256, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use broker_client::status::CredentialSource;
@@ -14,7 +17,10 @@ use broker_tests::certs::rsa_key;
 use broker_tests::http1::form;
 use broker_tests::origin::{Answer, Origin, Request};
 use broker_tests::wait::within;
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::sync::Notify;
 
 const PATH: &str = "/broker/sonarqube/a";
@@ -295,39 +301,187 @@ async fn a_google_service_account_signs_for_its_token() {
 }
 
 #[tokio::test]
-async fn a_github_app_signs_for_the_token_of_its_installation() {
-    let github = Origin::answering(|request| {
+async fn a_github_app_signs_for_a_token_that_reaches_no_more_than_the_settings_say() {
+    let app = GithubApp::new();
+    let public = app.public_key();
+    let github = Origin::answering(move |request| {
         let value = request.head.value("authorization").unwrap();
-        let (header, claims, signature) = parts(value.strip_prefix("Bearer ").unwrap());
-        let lives = claims["exp"].as_u64().unwrap() - claims["iat"].as_u64().unwrap();
-        let is_right = request.head.first_line() == "POST /api/v3/app/installations/42/access_tokens HTTP/1.1"
+        let jwt = value.strip_prefix("Bearer ").unwrap();
+        let (header, claims, signature) = parts(jwt);
+        let (signed, _) = jwt.rsplit_once('.').unwrap();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
+        let (from, to) = (
+            claims["iat"].as_u64().unwrap(),
+            claims["exp"].as_u64().unwrap(),
+        );
+        let is_right = request.head.first_line()
+            == "POST /api/v3/app/installations/42/access_tokens HTTP/1.1"
+            && public.verify(signed.as_bytes(), &signature).is_ok()
             && header == json!({"alg": "RS256", "typ": "JWT"})
             && claims["iss"] == "123456"
-            && lives <= 600
-            && signature.len() == 256
+            && from <= now - 60
+            && (now + 60..=now + 600).contains(&to)
+            && request.head.value("accept").as_deref() == Some("application/vnd.github+json")
+            && request.head.value("x-github-api-version").as_deref() == Some("2022-11-28")
             && request.head.value("user-agent").is_some();
-        match is_right {
-            true => Answer::new(201, &[], r#"{"token": "ghs_token", "expires_at": "2099-01-01T00:00:00Z", "permissions": {}}"#),
-            false => Answer::new(401, &[], r#"{"message": "Bad credentials"}"#),
-        }
+        let asked: Value = serde_json::from_slice(&request.body).unwrap();
+        let token = match is_right {
+            true if asked == json!({}) => "ghs_whole",
+            true if asked
+                == json!({"repositories": ["shop", "docs"], "permissions": {"contents": "read"}}) =>
+            {
+                "ghs_narrow"
+            }
+            _ => return Answer::new(401, &[], r#"{"message": "Bad credentials"}"#),
+        };
+        let body = json!({"token": token, "expires_at": "2099-01-01T00:00:00Z", "permissions": {}});
+        Answer::new(201, &[], body.to_string())
     })
     .await;
-    let folder = tempfile::tempdir().unwrap();
-    let key = folder.path().join("app.pem");
-    let setting = format!(
-        "credentials: {{github-app: {{portal: {{app: 123456, installation: 42, private-key-file: {}, api: {}/api/v3}}}}}}",
-        key.display(),
-        github.url()
-    );
-    fs::write(&key, rsa_key()).unwrap();
-    let site = Tokens::start("${github-app:portal}", |setup| setup.setting(&setting)).await;
-    assert_eq!(site.sent().await, "Bearer ghs_token");
+    let api = format!("{}/api/v3", github.url());
+    let narrowed = "repositories: [shop, docs], permissions: {contents: read}";
+    for (more, token) in [("", "ghs_whole"), (narrowed, "ghs_narrow")] {
+        assert_eq!(
+            app.site(&api, more).await.sent().await,
+            format!("Bearer {token}")
+        );
+    }
+}
 
-    fs::write(&key, "hunter2").unwrap();
-    let site = Tokens::start("${github-app:portal}", |setup| setup.setting(&setting)).await;
-    let why = site.fails().await;
-    let said = format!("has no token: {} holds no PEM private key", key.display());
-    assert!(why.starts_with(&said), "{why}");
+#[tokio::test]
+async fn a_key_of_a_github_app_that_is_replaced_signs_for_the_next_token() {
+    let app = GithubApp::new();
+    let old = app.public_key();
+    let github = Origin::answering(move |request| {
+        let value = request.head.value("authorization").unwrap();
+        let jwt = value.strip_prefix("Bearer ").unwrap();
+        let (signed, _) = jwt.rsplit_once('.').unwrap();
+        let is_old = old.verify(signed.as_bytes(), &parts(jwt).2).is_ok();
+        let token = if is_old { "old" } else { "new" };
+        let body = json!({"token": token, "expires_at": "2099-01-01T00:00:00Z"});
+        Answer::new(201, &[], body.to_string())
+    })
+    .await;
+    let origin = Origin::answering(|request| {
+        let is_old = request.head.value("authorization").as_deref() == Some("Bearer old");
+        Answer::new(if is_old { 401 } else { 200 }, &[], "")
+    })
+    .await;
+    let setting = app.setting(&github.url(), "");
+    let site = Tokens::of(origin, "${github-app:ci}", |setup| setup.setting(&setting)).await;
+    site.until(|sources| !sources.is_empty()).await;
+    fs::write(app.key(), rsa_key()).unwrap();
+
+    // The 401 has a token asked for with the key that is there by now.
+    assert_eq!(site.get().await, 200);
+    assert_eq!(site.origin.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn why_a_github_app_has_no_token_is_told_with_what_to_look_at() {
+    let app = GithubApp::new();
+    for (status, said) in [
+        (
+            301,
+            "(redirects are not followed: name the new address in api)",
+        ),
+        (
+            401,
+            "(is private-key-file a key of this app-id, and is the clock of this machine right?)",
+        ),
+        (
+            403,
+            "(is the installation suspended, the rate limit used up, or this machine's address not on the organization's list?)",
+        ),
+        (
+            404,
+            "(does this app have an installation of this installation-id, at this api?)",
+        ),
+        (
+            422,
+            "(does the installation have all of these repositories and permissions?)",
+        ),
+    ] {
+        let elsewhere = Origin::answering(|_| Answer::new(200, &[], "")).await;
+        let location = elsewhere.url();
+        let github = Origin::answering(move |_| {
+            Answer::new(
+                status,
+                &[("Location", &location)],
+                r#"{"message": "hunter2"}"#,
+            )
+        })
+        .await;
+        let why = app.site(&github.url(), "").await.fails().await;
+        let answered = format!("has no token: {} answered {status} ", github.address());
+        assert!(why.starts_with(&answered) && why.ends_with(said), "{why}");
+        assert!(!why.contains("hunter2"), "{why}");
+        assert_eq!(elsewhere.connections(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_a_github_app_that_is_none_is_told_and_nobody_is_asked() {
+    let app = GithubApp::new();
+    let github = Origin::answering(|_| Answer::new(200, &[], "")).await;
+    for (key, said) in [
+        (None, "cannot be read: "),
+        (Some("hunter2"), "holds no PEM private key "),
+        (
+            Some("-----BEGIN RSA PRIVATE KEY-----\naHVudGVyMg==\n-----END RSA PRIVATE KEY-----\n"),
+            "holds a key that is not RSA",
+        ),
+    ] {
+        match key {
+            Some(key) => fs::write(app.key(), key).unwrap(),
+            None => fs::remove_file(app.key()).unwrap(),
+        }
+        let why = app.site(&github.url(), "").await.fails().await;
+        let said = format!("has no token: {} {said}", app.key().display());
+        assert!(why.starts_with(&said), "{why}");
+        assert!(!why.contains("hunter2"), "{why}");
+    }
+    assert_eq!(github.connections(), 0);
+}
+
+/// An app of GitHub, with its key.
+struct GithubApp(TempDir);
+
+impl GithubApp {
+    fn new() -> Self {
+        let app = Self(tempfile::tempdir().unwrap());
+        fs::write(app.key(), rsa_key()).unwrap();
+        app
+    }
+
+    fn key(&self) -> PathBuf {
+        self.0.path().join("app.pem")
+    }
+
+    fn public_key(&self) -> UnparsedPublicKey<Vec<u8>> {
+        let key = PrivatePkcs8KeyDer::from_pem_file(self.key()).unwrap();
+        let pair = rsa::KeyPair::from_pkcs8(key.secret_pkcs8_der()).unwrap();
+        UnparsedPublicKey::new(
+            &RSA_PKCS1_2048_8192_SHA256,
+            pair.public_key().as_ref().to_vec(),
+        )
+    }
+
+    /// An agent that uses it, with `more` in its settings.
+    async fn site(&self, api: &str, more: &str) -> Tokens {
+        let setting = self.setting(api, more);
+        Tokens::start("${github-app:ci}", |setup| setup.setting(&setting)).await
+    }
+
+    fn setting(&self, api: &str, more: &str) -> String {
+        format!(
+            "credentials: {{github-app: {{ci: {{app-id: 123456, installation-id: 42, private-key-file: {}, api: \"{api}\", {more}}}}}}}",
+            self.key().display(),
+        )
+    }
 }
 
 /// Vault, as its documentation has it: one role, one secret, sessions that end.

@@ -174,6 +174,10 @@ pub struct GithubAppSettings {
     pub private_key_file: PathBuf,
     /// GitHub's API.
     pub api: ServerUrl,
+    /// The names of the only repositories that a token reaches; where there are none, those of the installation.
+    pub repositories: Vec<String>,
+    /// The only permissions that a token has, such as `contents: read`; where there are none, those of the installation.
+    pub permissions: BTreeMap<String, String>,
 }
 
 pub(super) fn credentials(
@@ -450,9 +454,16 @@ fn vault_login(node: &Node<'_>, fields: &Fields<'_>) -> Option<VaultLogin> {
 }
 
 fn github_app(node: &Node<'_>) -> Option<GithubAppSettings> {
-    let fields = node.fields(&["app", "installation", "private-key-file", "api"]);
-    let app = required(node, &fields, "app", "123456");
-    let installation = required(node, &fields, "installation", "7890123");
+    let fields = node.fields(&[
+        "app-id",
+        "installation-id",
+        "private-key-file",
+        "api",
+        "repositories",
+        "permissions",
+    ]);
+    let app = required(node, &fields, "app-id", "123456");
+    let installation = required(node, &fields, "installation-id", "7890123");
     let key = required(
         node,
         &fields,
@@ -460,15 +471,70 @@ fn github_app(node: &Node<'_>) -> Option<GithubAppSettings> {
         "/run/secrets/github-app.pem",
     );
     let api = fields.get("api");
+    let repositories = fields.get("repositories");
+    let permissions = fields.get("permissions");
     Some(GithubAppSettings {
-        app: app?.text()?,
+        app: app?.read(app_id)?,
         installation: installation?.read(integer(1..=u64::MAX))?,
         private_key_file: key?.path()?,
         api: match api {
             Some(node) => node.read(endpoint)?,
             None => GITHUB_API.parse().ok()?,
         },
+        repositories: match repositories {
+            Some(node) => some(node, node.items())?
+                .iter()
+                .map(|node| node.read(repository))
+                .collect::<Option<_>>()?,
+            None => Vec::new(),
+        },
+        permissions: match permissions {
+            Some(node) => some(node, node.entries())?
+                .into_iter()
+                .map(|(name, node)| Some((name, node.read(access)?)))
+                .collect::<Option<_>>()?,
+            None => BTreeMap::new(),
+        },
     })
+}
+
+/// What narrows a token: nothing in it would narrow nothing.
+fn some<T>(node: &Node<'_>, entries: Vec<T>) -> Option<Vec<T>> {
+    if entries.is_empty() {
+        node.problem("names nothing (leave it out for all that the installation has)");
+        return None;
+    }
+    Some(entries)
+}
+
+/// A number, or a client id such as `Iv23liABC`.
+fn app_id(text: &str) -> Result<String, String> {
+    let is_in = |b: u8| b.is_ascii_alphanumeric() || b == b'.';
+    if !(1..=64).contains(&text.len()) || !text.bytes().all(is_in) {
+        return Err(format!(
+            "{} is neither an app's id nor its client id (write 123456)",
+            shown(text)
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn repository(text: &str) -> Result<String, String> {
+    let is_in = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if !(1..=100).contains(&text.len()) || !text.bytes().all(is_in) {
+        return Err(format!(
+            "{} is no repository's name (write it without its owner)",
+            shown(text)
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn access(text: &str) -> Result<String, String> {
+    match text {
+        "read" | "write" | "admin" => Ok(text.to_owned()),
+        _ => Err(format!("{} is not read, write or admin", shown(text))),
+    }
 }
 
 fn header(text: &str) -> Result<HeaderValue, String> {

@@ -326,14 +326,17 @@ pub(super) const VAULT: Section = Section {
 };
 pub(super) const GITHUB_APP: Section = Section {
     key: "credentials.github-app",
-    help: "installations of GitHub Apps, by the name under which rules use their tokens, here `${github-app:portal}`",
+    help: "installations of GitHub Apps, by the name under which rules use their tokens, here `${github-app:portal}`. A token \
+           can do what the installation can, or less where `repositories` or `permissions` say so",
     example: r#"credentials:
   github-app:
     portal:
-      app: 123456
-      installation: 7890123
+      app-id: 123456              # or the client id
+      installation-id: 7890123
       private-key-file: /run/secrets/github-app.pem
-      api: https://api.github.com # the default; https://HOST/api/v3 for GitHub Enterprise Server"#,
+      api: https://api.github.com # the default; https://HOST/api/v3 for GitHub Enterprise Server
+      repositories: [shop, docs]  # without their owner
+      permissions: {contents: read, metadata: read}"#,
 };
 
 pub(super) const TUNNEL_COUNT: Setting = Setting::new(

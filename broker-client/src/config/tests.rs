@@ -294,8 +294,36 @@ fn what_is_wrong_with_a_services_settings_is_told() {
             "\"1s\" is less than 10s",
         ),
         (
-            "github-app: {a: {app: 1, installation: x, private-key-file: a}}",
-            "credentials.github-app.a.installation: \"x\" is not a whole number",
+            "github-app: {ci: {app-id: 1, installation-id: x, private-key-file: a.pem}}",
+            "credentials.github-app.ci.installation-id: \"x\" is not a whole number",
+        ),
+        (
+            "github-app: {ci: {app-id: 1, installation-id: 2}}",
+            "credentials.github-app.ci: no private-key-file (write private-key-file: /run/secrets/github-app.pem)",
+        ),
+        (
+            "github-app: {ci: {app-id: my app, installation-id: 2, private-key-file: a.pem}}",
+            "credentials.github-app.ci.app-id: \"my app\" is neither an app's id nor its client id (write 123456)",
+        ),
+        (
+            "github-app: {ci: {app-id: 1, installation-id: 0, private-key-file: a.pem}}",
+            "credentials.github-app.ci.installation-id: \"0\" is out of range",
+        ),
+        (
+            "github-app: {ci: {app-id: 1, installation-id: 2, private-key-file: a.pem, api: \"http://github.corp/api/v3\"}}",
+            "credentials.github-app.ci.api: http:// is for this machine alone",
+        ),
+        (
+            "github-app: {ci: {app-id: 1, installation-id: 2, private-key-file: a.pem, repositories: []}}",
+            "credentials.github-app.ci.repositories: names nothing (leave it out for all that the installation has)",
+        ),
+        (
+            "github-app: {ci: {app-id: 1, installation-id: 2, private-key-file: a.pem, repositories: [corp/shop]}}",
+            "credentials.github-app.ci.repositories[0]: \"corp/shop\" is no repository's name (write it without its owner)",
+        ),
+        (
+            "github-app: {ci: {app-id: 1, installation-id: 2, private-key-file: a.pem, permissions: {contents: all}}}",
+            "credentials.github-app.ci.permissions.contents: \"all\" is not read, write or admin",
         ),
     ] {
         let folder = Folder::new();

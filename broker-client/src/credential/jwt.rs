@@ -19,7 +19,8 @@ pub(super) fn signed(claims: &Value, key_id: Option<&str>, pem: &[u8]) -> Result
     let key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| {
         "holds no PEM private key (a block that begins with BEGIN PRIVATE KEY or BEGIN RSA PRIVATE KEY)"
     })?;
-    let pair = match &key {
+    let key = Zeroizing::new(key);
+    let pair = match &*key {
         PrivateKeyDer::Pkcs8(der) => KeyPair::from_pkcs8(der.secret_pkcs8_der()),
         PrivateKeyDer::Pkcs1(der) => KeyPair::from_der(der.secret_pkcs1_der()),
         _ => return Err("holds a key that is not RSA".to_owned()),
@@ -58,17 +59,25 @@ mod tests {
     #[test]
     fn a_token_is_header_claims_and_a_signature_that_verifies() {
         let pair = KeyPair::generate(KeySize::Rsa2048).unwrap();
-        let key = pem("PRIVATE KEY", pair.as_der().unwrap().as_ref());
-        let token = signed(&json!({"iss": "12"}), Some("k1"), key.as_bytes()).unwrap();
-        let (text, signature) = token.expose().rsplit_once('.').unwrap();
-        // {"alg":"RS256","kid":"k1","typ":"JWT"} and {"iss":"12"}
-        assert_eq!(
-            text,
-            "eyJhbGciOiJSUzI1NiIsImtpZCI6ImsxIiwidHlwIjoiSldUIn0.eyJpc3MiOiIxMiJ9"
-        );
-        let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
-        let public = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, pair.public_key());
-        public.verify(text.as_bytes(), &signature).unwrap();
+        let der = pair.as_der().unwrap();
+        // What PKCS #8 wraps for a key of this length is the same in PKCS #1.
+        let keys = [
+            ("PRIVATE KEY", der.as_ref()),
+            ("RSA PRIVATE KEY", &der.as_ref()[26..]),
+        ];
+        for (label, der) in keys {
+            let key = pem(label, der);
+            let token = signed(&json!({"iss": "12"}), Some("k1"), key.as_bytes()).unwrap();
+            let (text, signature) = token.expose().rsplit_once('.').unwrap();
+            // {"alg":"RS256","kid":"k1","typ":"JWT"} and {"iss":"12"}
+            assert_eq!(
+                text,
+                "eyJhbGciOiJSUzI1NiIsImtpZCI6ImsxIiwidHlwIjoiSldUIn0.eyJpc3MiOiIxMiJ9"
+            );
+            let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+            let public = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, pair.public_key());
+            public.verify(text.as_bytes(), &signature).unwrap();
+        }
     }
 
     #[test]
