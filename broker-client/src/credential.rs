@@ -28,8 +28,8 @@ use http::{HeaderMap, HeaderValue, Method, Uri};
 use serde::{Deserialize, Deserializer};
 use zeroize::Zeroizing;
 
-pub(crate) use self::aws::remove_signature;
 use self::aws::{AwsKeys, Scope};
+pub(crate) use self::aws::{Unsignable, check_signable, remove_signature};
 pub(crate) use self::echo::Echo;
 pub(crate) use self::fingerprint::{FingerprintKey, KEY_LEN};
 use self::renewed::Renewed;

@@ -282,7 +282,7 @@ impl Exchange {
         let prepared = async {
             if route.credential.as_ref().is_some_and(Credential::signs) {
                 let body = incoming.take();
-                outgoing.keep_body(body, &self.bodies).await?;
+                outgoing.prepare_to_sign(body, &self.bodies).await?;
             }
             outgoing.inject(route, slot.outcome()).await
         };
@@ -382,6 +382,7 @@ impl Exchange {
             OriginError::Paused(_) => Ended::Paused,
             OriginError::Unsendable
             | OriginError::NoCredential(_)
+            | OriginError::Unsignable(_)
             | OriginError::BodyTooLarge { .. } => Ended::NotSent,
         });
         tracing::warn!(request_id = %context.request_id, origin = %route.origin, %error, "no answer from the origin");
@@ -390,6 +391,7 @@ impl Exchange {
             OriginError::NoAnswer(_)
             | OriginError::UploadStalled(_)
             | OriginError::TooLong
+            | OriginError::Unsignable(_)
             | OriginError::BodyTooLarge { .. } => error.to_string(),
             OriginError::NoCredential(_) => {
                 "the agent's owner sees why in `broker-client status` and in the agent's log".into()

@@ -24,7 +24,9 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::address_policy::AddressPolicy;
 use crate::audit::{Outcome, OutcomeSlot, Recorded};
-use crate::credential::{CredentialVersion, Unavailable, Unsigned, remove_signature};
+use crate::credential::{
+    CredentialVersion, Unavailable, Unsignable, Unsigned, check_signable, remove_signature,
+};
 use crate::judged_body::BodyKeeper;
 use crate::pause::Shut;
 use crate::proxy::{Proxy, ProxyError, ProxyWay};
@@ -70,6 +72,8 @@ pub(crate) enum OriginError {
         "the body is longer than {limit} bytes, and is kept whole to be signed (rules.body-limit is the limit)"
     )]
     BodyTooLarge { limit: usize },
+    #[error(transparent)]
+    Unsignable(#[from] Unsignable),
     #[error("the answer is longer than its rule or `limits.response-size` allows")]
     TooLong,
 }
@@ -82,7 +86,7 @@ impl OriginError {
             Self::Protocol(_) => ErrorCode::OriginProtocol,
             Self::Unsendable => ErrorCode::BadTarget,
             Self::NoCredential(_) => ErrorCode::CredentialUnavailable,
-            Self::CallerGone => ErrorCode::BadRequest,
+            Self::CallerGone | Self::Unsignable(_) => ErrorCode::BadRequest,
             Self::Paused(_) => ErrorCode::AgentPaused,
             Self::BodyTooLarge { .. } => ErrorCode::BodyTooLarge,
             Self::TooLong => ErrorCode::ResponseTooLarge,
@@ -288,12 +292,14 @@ impl Outgoing {
         (outgoing.ok_or(OriginError::Unsendable), slot)
     }
 
-    /// Takes in all of the body, unless it is there: a signature is of the whole request.
-    pub(crate) async fn keep_body(
+    /// Takes in all of the body, unless it is there: a signature is of the whole request. What its caller signed in a
+    /// way that is not spoken is refused.
+    pub(crate) async fn prepare_to_sign(
         &mut self,
         body: Option<Incoming>,
         keeper: &BodyKeeper,
     ) -> Result<(), OriginError> {
+        check_signable(&self.headers)?;
         if let (None, Some(body)) = (&self.body, body) {
             let kept = keeper.keep(body).await.map_err(|why| match why {
                 BodyRefusal::TooLarge => OriginError::BodyTooLarge {

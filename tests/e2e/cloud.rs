@@ -204,6 +204,41 @@ async fn a_body_that_is_too_long_to_be_signed_is_refused_and_goes_nowhere() {
 }
 
 #[tokio::test]
+async fn what_its_caller_signed_in_another_way_is_refused_and_goes_nowhere() {
+    let aws = ScriptedAws::start(SECRET).await;
+    let site = Cloud::with_keys(&aws, signed()).await;
+    for (query, name, value, said) in [
+        ("", "content-encoding", "gzip, AWS-Chunked", "in one piece"),
+        (
+            "",
+            "x-amz-content-sha256",
+            "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+            "in one piece",
+        ),
+        ("", "x-amz-trailer", "x-amz-checksum-crc32", "in one piece"),
+    ] {
+        let request = Request::put(format!("{PATH}{query}")).header(name, value);
+        let answer = site
+            .server
+            .caller()
+            .send(request.body(body::full("2\r\nok\r\n0\r\n\r\n")).unwrap())
+            .await;
+        assert_eq!(answer.status(), 400, "{query} {name}");
+        assert_eq!(answer.header("broker-error"), Some("bad-request"));
+        let text = answer.text().await;
+        assert!(text.contains(said), "{text}");
+    }
+    assert_eq!(site.origin.requests().len(), 0);
+    let outcomes = site.outcomes().await;
+    assert!(
+        outcomes
+            .iter()
+            .all(|it| it["error"] == "bad-request" && it["ended"] == "not-sent"),
+        "{outcomes:?}"
+    );
+}
+
+#[tokio::test]
 async fn keys_that_cannot_be_had_are_told_with_the_reason_and_without_what_was_answered() {
     let giant = "hunter2".repeat(40_000);
     let aws = ScriptedAws::start(SECRET).await;

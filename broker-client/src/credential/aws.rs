@@ -25,8 +25,8 @@ use crate::config::{AssumedRole, AwsSettings};
 use crate::control_call::{Answer, CallError, ControlCalls};
 
 pub(super) use self::eks::EksToken;
-pub(crate) use self::sigv4::remove_signature;
 pub(super) use self::sigv4::{Scope, sign};
+pub(crate) use self::sigv4::{Unsignable, check_signable, remove_signature};
 
 /// What signs.
 pub(super) struct AwsKeys {

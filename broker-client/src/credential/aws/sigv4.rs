@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use aws_lc_rs::{digest, hmac};
 use broker_protocol::hop::Removed;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use zeroize::Zeroizing;
@@ -21,6 +21,7 @@ const PREFIX: &str = "x-amz-";
 const DATE: HeaderName = HeaderName::from_static("x-amz-date");
 const CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
 const SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
+const TRAILER: HeaderName = HeaderName::from_static("x-amz-trailer");
 /// A service's paths are encoded once more in its signatures, unless it is one of these.
 const ENCODED_ONCE: [&str; 4] = ["s3", "s3express", "s3-outposts", "s3-object-lambda"];
 
@@ -63,6 +64,38 @@ pub(crate) fn sign(
         HeaderValue::try_from(authorization).expect("checked names and hexadecimal digits");
     authorization.set_sensitive(true);
     headers.insert(AUTHORIZATION, authorization);
+}
+
+/// Why a request cannot be signed as its caller means it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unsignable {
+    #[error(
+        "the body is in chunks of its own, each signed or with a checksum behind it, and is signed here in one piece \
+         (send it without Content-Encoding: aws-chunked, x-amz-trailer and x-amz-content-sha256: STREAMING-…)"
+    )]
+    Chunked,
+}
+
+/// Whether a request, as its caller sent it, means the same once it is signed here.
+pub(crate) fn check_signable(headers: &HeaderMap) -> Result<(), Unsignable> {
+    // Without the headers that say so, a service would store the frames of the chunks as content.
+    let is_chunked = words(headers, &CONTENT_ENCODING).any(|word| word == "aws-chunked")
+        || words(headers, &CONTENT_SHA256).any(|word| word.starts_with("streaming-"))
+        || headers.contains_key(TRAILER);
+    if is_chunked {
+        return Err(Unsignable::Chunked);
+    }
+    Ok(())
+}
+
+/// What a header lists, in lower case.
+fn words<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = String> + 'h {
+    let values = headers.get_all(name).into_iter();
+    let lists = values.map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase());
+    lists.flat_map(|list| {
+        let words = list.split(',').map(|word| word.trim().to_owned());
+        words.collect::<Vec<_>>()
+    })
 }
 
 /// Removes what belongs to a caller's own signature, and whatever else asks a service for something by a header of its
