@@ -299,7 +299,7 @@ impl Outgoing {
         body: Option<Incoming>,
         keeper: &BodyKeeper,
     ) -> Result<(), OriginError> {
-        check_signable(&self.headers)?;
+        check_signable(&self.uri, &self.headers)?;
         if let (None, Some(body)) = (&self.body, body) {
             let kept = keeper.keep(body).await.map_err(|why| match why {
                 BodyRefusal::TooLarge => OriginError::BodyTooLarge {

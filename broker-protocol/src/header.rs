@@ -48,7 +48,8 @@ pub(crate) fn same_variable(name: &str, other: &str) -> bool {
 }
 
 /// The same of the beginning of `name`.
-pub(crate) fn begins_like(name: &str, prefix: &str) -> bool {
+#[must_use]
+pub fn begins_like(name: &str, prefix: &str) -> bool {
     let folded = |byte: u8| {
         if byte.is_ascii_alphanumeric() {
             byte

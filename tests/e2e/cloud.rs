@@ -130,6 +130,8 @@ async fn a_request_is_signed_as_it_is_sent_whatever_the_caller_signed() {
         ("x-amz-security-token", "of-the-caller"),
         ("x-amz-content-sha256", "UNSIGNED-PAYLOAD"),
         ("x-amz-target", "Of.TheCaller"),
+        ("x_amz_target", "Of.TheCaller"),
+        ("x.amz.security.token", "of-the-caller"),
     ] {
         let request = Request::builder()
             .method(Method::POST)
@@ -216,6 +218,18 @@ async fn what_its_caller_signed_in_another_way_is_refused_and_goes_nowhere() {
             "in one piece",
         ),
         ("", "x-amz-trailer", "x-amz-checksum-crc32", "in one piece"),
+        (
+            "?X-Amz-Signature=a",
+            "accept",
+            "*/*",
+            "send the request unsigned",
+        ),
+        (
+            "?a=1&x-%61mz-credential=a",
+            "accept",
+            "*/*",
+            "send the request unsigned",
+        ),
     ] {
         let request = Request::put(format!("{PATH}{query}")).header(name, value);
         let answer = site

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::time::SystemTime;
 
 use aws_lc_rs::{digest, hmac};
+use broker_protocol::header::begins_like;
 use broker_protocol::hop::Removed;
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST};
 use http::uri::Authority;
@@ -74,16 +75,27 @@ pub(crate) enum Unsignable {
          (send it without Content-Encoding: aws-chunked, x-amz-trailer and x-amz-content-sha256: STREAMING-…)"
     )]
     Chunked,
+    #[error(
+        "the query has a part of a signature, X-Amz-…, and is signed here (send the request unsigned)"
+    )]
+    Presigned,
 }
 
 /// Whether a request, as its caller sent it, means the same once it is signed here.
-pub(crate) fn check_signable(headers: &HeaderMap) -> Result<(), Unsignable> {
+pub(crate) fn check_signable(uri: &Uri, headers: &HeaderMap) -> Result<(), Unsignable> {
     // Without the headers that say so, a service would store the frames of the chunks as content.
     let is_chunked = words(headers, &CONTENT_ENCODING).any(|word| word == "aws-chunked")
         || words(headers, &CONTENT_SHA256).any(|word| word.starts_with("streaming-"))
         || headers.contains_key(TRAILER);
     if is_chunked {
         return Err(Unsignable::Chunked);
+    }
+    let is_of_signature = |name: &[u8]| name.to_ascii_lowercase().starts_with(PREFIX.as_bytes());
+    if query_pairs(uri.query())
+        .iter()
+        .any(|(name, _)| is_of_signature(name))
+    {
+        return Err(Unsignable::Presigned);
     }
     Ok(())
 }
@@ -99,9 +111,13 @@ fn words<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = 
 }
 
 /// Removes what belongs to a caller's own signature, and whatever else asks a service for something by a header of its
-/// own, but for what is `kept`.
+/// own, but for what is `kept`. A spelling that a service could take for one of these names goes in any case: it would
+/// not be signed.
 pub(crate) fn remove_signature(headers: &mut HeaderMap, kept: &[HeaderName]) -> Removed {
-    let is_bad = |name: &&HeaderName| name.as_str().starts_with(PREFIX) && !kept.contains(name);
+    let is_bad = |name: &&HeaderName| {
+        let is_signed_here = kept.contains(name) && is_signed(name);
+        begins_like(name.as_str(), PREFIX) && !is_signed_here
+    };
     let removed: Removed = headers.keys().filter(is_bad).cloned().collect();
     for name in &removed {
         headers.remove(name);
