@@ -68,7 +68,8 @@ impl fmt::Debug for OriginTemplate {
     }
 }
 
-/// An expanded origin: scheme, authority, and the path that is put literally before a request's.
+/// An expanded origin: scheme, authority without the port that the scheme has anyway, and the path that is put literally
+/// before a request's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     scheme: Scheme,
@@ -99,10 +100,11 @@ impl Origin {
         if authority.contains('@') {
             return Err(OriginError::Userinfo { origin: shown() });
         }
+        let authority =
+            parse_authority(authority).ok_or_else(|| OriginError::Authority { origin: shown() })?;
         Ok(Self {
+            authority: without_default_port(authority, &scheme),
             scheme,
-            authority: parse_authority(authority)
-                .ok_or_else(|| OriginError::Authority { origin: shown() })?,
             path: parse_path(path, text)?,
         })
     }
@@ -268,6 +270,16 @@ fn parse_authority(text: &str) -> Option<Authority> {
     (!authority.host().is_empty() && port_is_valid).then_some(authority)
 }
 
+/// One origin has one spelling (RFC 9110 §4.2.3): HTTP/1 clients leave such a port out of `Host` and HTTP/2 ones do not,
+/// and a signature is of what is sent.
+fn without_default_port(authority: Authority, scheme: &Scheme) -> Authority {
+    let default = if *scheme == Scheme::HTTPS { 443 } else { 80 };
+    if authority.port_u16() != Some(default) {
+        return authority;
+    }
+    authority.host().parse().unwrap_or(authority)
+}
+
 fn parse_path(path: &str, origin: &str) -> Result<Box<str>, OriginError> {
     if find_dot_segment(path.as_bytes()).is_some() {
         return Err(OriginError::DotSegment {
@@ -312,6 +324,9 @@ mod tests {
             ("localhost:9000/x", "https://localhost:9000/x"),
             ("httpbin.org", "https://httpbin.org"),
             ("https://host/", "https://host/"),
+            ("https://host:443/x", "https://host/x"),
+            ("http://[::1]:80", "http://[::1]"),
+            ("http://host:443", "http://host:443"),
             (
                 "https://host/artifactory//api/",
                 "https://host/artifactory//api/",
