@@ -305,7 +305,13 @@ impl Exchange {
         let is_repeatable = outgoing.is_repeatable(&body);
         let mut answer = send(&outgoing, body, &upload, route, passage, slot.outcome()).await;
         slot.outcome().bytes_up = upload.bytes();
-        if let (Some(refused), true) = (&version, is_unauthorized(&answer))
+        if let Some(credential) = route.credential.as_ref().filter(|it| it.signs())
+            && has_status(&answer, StatusCode::FORBIDDEN)
+        {
+            // So do these services answer keys that were revoked, beside much else: nothing is repeated for it.
+            credential.renew_soon();
+        }
+        if let (Some(refused), true) = (&version, has_status(&answer, StatusCode::UNAUTHORIZED))
             && let Some(renewed) = renewed(route, refused, is_repeatable).await
         {
             self.note_credential(Some(&renewed), slot.outcome());
@@ -463,8 +469,8 @@ async fn send(
     }
 }
 
-fn is_unauthorized(answer: &Result<Response<Incoming>, OriginError>) -> bool {
-    matches!(answer, Ok(response) if response.status() == StatusCode::UNAUTHORIZED)
+fn has_status(answer: &Result<Response<Incoming>, OriginError>, status: StatusCode) -> bool {
+    matches!(answer, Ok(response) if response.status() == status)
 }
 
 /// The origin refused the credential: asks for a newer one, and gives it back where the request may be repeated with it.

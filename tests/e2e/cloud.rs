@@ -353,6 +353,27 @@ async fn a_token_that_the_cluster_refuses_is_made_anew_with_new_keys() {
 }
 
 #[tokio::test]
+async fn keys_that_a_service_refuses_to_sign_with_are_replaced_soon_and_nothing_is_repeated() {
+    let aws = ScriptedAws::start(SECRET).await;
+    let origin = Origin::answering(|request| {
+        let value = request.head.value("authorization").unwrap();
+        let is_revoked = value.contains(&key_id(2));
+        Answer::new(if is_revoked { 403 } else { 200 }, &[], "")
+    })
+    .await;
+    let auth = json!({"scheme": "sigv4", "service": "execute-api", "aws": "shop"});
+    let rules = rules(&origin, auth);
+    let site = Cloud::of(&aws, origin, rules, |setup| {
+        with_keys(setup).setting(&assumed())
+    })
+    .await;
+    assert_eq!(site.get().await, 403);
+    assert_eq!(site.origin.requests().len(), 1);
+    within("newer keys", async { while site.get().await == 403 {} }).await;
+    assert_eq!(aws.handed_out(), 4);
+}
+
+#[tokio::test]
 async fn metadata_is_asked_without_the_proxy_and_the_token_service_through_it() {
     let aws = ScriptedAws::start(SECRET).await;
     let proxy = Origin::answering(|_| Answer::new(502, &[], "")).await;
