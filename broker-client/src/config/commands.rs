@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use broker_process::settings::{Node, Settings, positive_duration};
+use broker_process::settings::{Node, Settings, positive_duration, shown};
 
 use super::table;
 
@@ -12,6 +12,8 @@ use super::table;
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long what it prints is good.
 const COMMAND_CACHE: Duration = Duration::from_secs(300);
+/// The secret by which the server knows the agent.
+const AGENT_SECRET: &str = "BROKER_AGENT_SECRET";
 
 /// A command that prints a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub struct CommandSettings {
     pub program: PathBuf,
     /// What it is called with.
     pub arguments: Vec<String>,
+    /// What it gets of the agent's environment beside what every command does.
+    pub environment: Vec<String>,
     /// How long it may take.
     pub timeout: Duration,
     /// How long what it prints is good.
@@ -37,7 +41,7 @@ pub(super) fn commands(settings: &Settings<'_>) -> BTreeMap<String, CommandSetti
 }
 
 fn command(node: &Node<'_>) -> Option<CommandSettings> {
-    let fields = node.fields(&["command", "timeout", "cache"]);
+    let fields = node.fields(&["command", "env", "timeout", "cache"]);
     let Some(command) = fields.get("command") else {
         node.problem("no command (write command: [/usr/bin/program, argument])");
         return None;
@@ -51,6 +55,8 @@ fn command(node: &Node<'_>) -> Option<CommandSettings> {
     if !program.is_absolute() {
         command.problem("the program is no absolute path (write [/usr/bin/program, argument])");
     }
+    let names = fields.get("env").map(Node::items).unwrap_or_default();
+    let environment = names.iter().map(|name| name.read(variable));
     let time = |name, default| match fields.get(name) {
         Some(node) => node.read(positive_duration),
         None => Some(default),
@@ -58,7 +64,24 @@ fn command(node: &Node<'_>) -> Option<CommandSettings> {
     Some(CommandSettings {
         program,
         arguments: words.collect::<Option<_>>()?,
+        environment: environment.collect::<Option<_>>()?,
         timeout: time("timeout", COMMAND_TIMEOUT)?,
         cache: time("cache", COMMAND_CACHE)?,
     })
+}
+
+fn variable(text: &str) -> Result<String, String> {
+    let is_in = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    if text.is_empty() || !text.bytes().all(is_in) {
+        return Err(format!(
+            "{} is no variable's name (write VAULT_TOKEN, without its value)",
+            shown(text)
+        ));
+    }
+    if text == AGENT_SECRET {
+        return Err(format!(
+            "{AGENT_SECRET} is the broker's, and no business of any command"
+        ));
+    }
+    Ok(text.to_owned())
 }

@@ -245,11 +245,14 @@ pub(super) const COMMANDS: Section = Section {
     key: "credentials.exec",
     help: "commands that print a credential, by the name under which rules use it, here `${exec:eks}`. \
            A command is run without a shell, and must print one line within `timeout`; what it prints is used for \
-           `cache`, and asked for anew before that is over",
+           `cache`, and asked for anew before that is over. It gets PATH, HOME, USER, LANG, LC_*, TZ, TMPDIR, SSL_CERT_*, \
+           the proxies, AWS_*, GOOGLE_*, CLOUDSDK_*, KUBECONFIG, KUBERNETES_SERVICE_*, VAULT_ADDR, VAULT_NAMESPACE, \
+           VAULT_CACERT, XDG_CONFIG_HOME and XDG_CACHE_HOME of the agent's environment, and what `env` names",
     example: r#"credentials:
   exec:
     eks:
       command: [/usr/local/bin/eks-token, --cluster, shop]
+      env: [SHOP_PROFILE]         # more of the agent's environment
       timeout: 10s                # the default
       cache: 5m                   # the default"#,
 };

@@ -129,6 +129,14 @@ fn commands_have_a_program_and_sensible_limits() {
             "{command: [/bin/true], cache: 0s}",
             "credentials.exec.eks.cache: ",
         ),
+        (
+            "{command: [/bin/true], env: ['A=b']}",
+            "credentials.exec.eks.env[0]: \"A=b\" is no variable's name (write VAULT_TOKEN, without its value)",
+        ),
+        (
+            "{command: [/bin/true], env: [BROKER_AGENT_SECRET]}",
+            "credentials.exec.eks.env[0]: BROKER_AGENT_SECRET is the broker's",
+        ),
     ] {
         let folder = Folder::new();
         let settings = format!("credentials: {{exec: {{eks: {entry}}}}}");

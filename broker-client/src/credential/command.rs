@@ -1,6 +1,7 @@
 //! A credential that a command prints: a login helper, a client of a secrets manager.
 //!
-//! The command is the settings', never the accept file's. It runs without a shell, within a time limit.
+//! The command is the settings', never the accept file's. It runs without a shell, within a time limit, and without the
+//! agent's environment, which holds the credentials of every rule.
 
 use std::process::Stdio;
 
@@ -14,6 +15,35 @@ use super::Secret;
 use super::file::{MAX_LEN, value};
 use super::renewed::{Failure, Fetch, Fetched, Occasion};
 use crate::config::CommandSettings;
+
+/// What a command gets of the agent's environment: what programs need to run and to find their service, as `name` or
+/// `prefix*`.
+const PASSED: [&str; 24] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LC_*",
+    "TZ",
+    "TMPDIR",
+    "SSL_CERT_*",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "https_proxy",
+    "http_proxy",
+    "no_proxy",
+    "AWS_*",
+    "GOOGLE_*",
+    "CLOUDSDK_*",
+    "KUBECONFIG",
+    "KUBERNETES_SERVICE_*",
+    "VAULT_ADDR",
+    "VAULT_NAMESPACE",
+    "VAULT_CACERT",
+    "XDG_CONFIG_HOME",
+    "XDG_CACHE_HOME",
+];
 
 /// One command.
 #[derive(Debug)]
@@ -40,8 +70,11 @@ async fn output(settings: &CommandSettings) -> Result<Secret, String> {
     let mut command = Command::new(&settings.program);
     command
         .args(&settings.arguments)
-        // It is the broker's, and no business of any command.
-        .env_remove("BROKER_AGENT_SECRET")
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| {
+            name.to_str()
+                .is_some_and(|name| is_passed(name, &settings.environment))
+        }))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -67,6 +100,14 @@ async fn output(settings: &CommandSettings) -> Result<Secret, String> {
         .unwrap_or_else(|_| Err(format!("did not end within {limit:?}")))
 }
 
+fn is_passed(name: &str, more: &[String]) -> bool {
+    let is_usual = PASSED.iter().any(|entry| match entry.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == *entry,
+    });
+    is_usual || more.iter().any(|entry| entry == name)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -77,6 +118,7 @@ mod tests {
         CommandSettings {
             program: "/bin/sh".into(),
             arguments: vec!["-c".to_owned(), script.to_owned()],
+            environment: Vec::new(),
             timeout,
             cache: LONG,
         }
@@ -112,6 +154,35 @@ mod tests {
         };
         let error = output(&missing).await.unwrap_err();
         assert!(error.starts_with("cannot be run: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_command_gets_no_variable_that_it_neither_needs_nor_is_given_by_name() {
+        for name in [
+            "PATH",
+            "LC_ALL",
+            "SSL_CERT_FILE",
+            "AWS_REGION",
+            "https_proxy",
+        ] {
+            assert!(is_passed(name, &[]), "{name}");
+        }
+        for name in [
+            "GITHUB_TOKEN",
+            "BROKER_AGENT_SECRET",
+            "VAULT_TOKEN",
+            "PATHS",
+            "HTTP",
+        ] {
+            assert!(!is_passed(name, &[]), "{name}");
+        }
+        // Whatever runs the tests sets this one.
+        let name = "CARGO_MANIFEST_DIR";
+        let mut settings = settings(&format!("echo ${{{name}-none}}"), LONG);
+        assert_eq!(output(&settings).await.unwrap().expose(), "none");
+        settings.environment = vec![name.to_owned()];
+        let given = output(&settings).await.unwrap();
+        assert_eq!(given.expose(), std::env::var(name).unwrap());
     }
 
     #[tokio::test]
