@@ -32,6 +32,7 @@ use self::aws::{AwsKeys, Scope};
 pub(crate) use self::aws::{Unsignable, check_signable, remove_signature};
 pub(crate) use self::echo::Echo;
 pub(crate) use self::fingerprint::{FingerprintKey, KEY_LEN};
+pub(crate) use self::renewed::Call;
 use self::renewed::Renewed;
 pub(crate) use self::sources::Sources;
 use self::sources::Value;

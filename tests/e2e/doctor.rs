@@ -438,6 +438,40 @@ async fn egress_lists_hosts_and_ports_and_connects_nowhere() {
     );
 }
 
+#[tokio::test]
+async fn egress_lists_what_is_called_for_credentials_and_through_which_proxy() {
+    let server = ServerProcess::start(Site::simple()).await;
+    let setup = AgentSetup::with_rules(json!({"private": [
+        {"path": "/a", "origin": "http://inside.example", "auth": {"scheme": "sigv4", "service": "es", "aws": "shop"}},
+        {"path": "/b", "origin": "http://inside.example", "auth": {"scheme": "bearer", "token": "${oauth2:idp}"}},
+    ]}))
+    .setting(
+        "credentials: {
+           aws: {shop: {region: eu-west-1, assume-role: [{role: \"arn:aws:iam::123456789012:role/broker\"}]}, unused: {region: us-east-1}},
+           oauth2: {idp: {token-url: \"https://idp.example/token\", client-id: a, client-secret: \"${A}\"}}}",
+    )
+    .variable("A", "hunter2")
+    .dialling("https://broker.example")
+    .variable("HTTPS_PROXY", "http://proxy.example:3128")
+    .variable("NO_PROXY", "idp.example,inside.example");
+    let (variables, _folder) = setup.prepare(&server);
+    let egress = Doctor::run(&["--egress"], &variables).await;
+    let lines = egress.said.lines().filter(|it| it.contains("credential "));
+    let words = lines.map(|it| it.split_whitespace().collect::<Vec<_>>());
+    let lines: Vec<_> = words.map(|it| it.join(" ")).collect();
+    assert_eq!(
+        lines,
+        [
+            "169.254.169.254:80 credential aws shop, of this machine: no firewall is between",
+            "idp.example:443 credential oauth2 idp",
+            "sts.eu-west-1.amazonaws.com:443 credential aws shop, through http://proxy.example:3128, which resolves the \
+             name and must lead there",
+        ],
+        "{}",
+        egress.said
+    );
+}
+
 /// Rules for one origin, which takes `good` for a credential, and a probe of it.
 fn probing(origin: &Origin, token: &str, probe: &str) -> AgentSetup {
     AgentSetup::with_rules(json!({"private": [

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use broker_process::settings::Environment;
 use futures_util::future::BoxFuture;
+use http::Uri;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -22,7 +23,7 @@ use self::sts::Sts;
 use super::Secret;
 use super::renewed::{Failure, Fetch, Fetched, Occasion};
 use crate::config::{AssumedRole, AwsSettings};
-use crate::control_call::{Answer, CallError, ControlCalls};
+use crate::control_call::{Answer, CallError, ControlCalls, Way};
 
 pub(super) use self::eks::EksToken;
 pub(super) use self::sigv4::{Scope, sign};
@@ -93,6 +94,11 @@ impl Fetch<AwsKeys> for AwsIdentity {
             }
             Ok(keys)
         })
+    }
+
+    fn calls(&self) -> Vec<(Uri, Way)> {
+        let sts = (!self.roles.is_empty()).then(|| self.sts.call());
+        self.ambient.call().into_iter().chain(sts).collect()
     }
 }
 

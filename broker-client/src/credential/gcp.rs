@@ -262,6 +262,28 @@ impl Fetch<Secret> for Gcp {
     fn fetch(&self, _: Occasion) -> BoxFuture<'_, Result<Fetched<Secret>, Failure>> {
         Box::pin(self.token())
     }
+
+    fn calls(&self) -> Vec<(Uri, Way)> {
+        let path = match &self.origin {
+            Origin::Metadata(host) => {
+                let uri = format!("http://{host}").parse();
+                return uri.into_iter().map(|uri| (uri, Way::Direct)).collect();
+            }
+            Origin::File(path) => path,
+        };
+        // Whoever asks is no server: the file may be read here and now.
+        let credentials = std::fs::read(path).ok().and_then(|it| parse(&it).ok());
+        let (exchange, impersonation) = match credentials {
+            Some(Credentials::ServiceAccount(it)) => (Some(it.token_uri), None),
+            Some(Credentials::ExternalAccount(it)) => {
+                (Some(it.token_url), it.service_account_impersonation_url)
+            }
+            None => (None, None),
+        };
+        let urls = exchange.into_iter().chain(impersonation);
+        urls.filter_map(|url| Some((url.parse().ok()?, Way::Usual)))
+            .collect()
+    }
 }
 
 fn parse(bytes: &[u8]) -> Result<Credentials, String> {

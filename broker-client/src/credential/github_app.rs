@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -127,5 +127,10 @@ fn refused(what: &str, error: &CallError) -> Failure {
 impl Fetch<Secret> for GithubApp {
     fn fetch(&self, _: Occasion) -> BoxFuture<'_, Result<Fetched<Secret>, Failure>> {
         Box::pin(self.token())
+    }
+
+    fn calls(&self) -> Vec<(Uri, Way)> {
+        let api = self.settings.api.to_string().parse();
+        api.into_iter().map(|uri| (uri, Way::Usual)).collect()
     }
 }

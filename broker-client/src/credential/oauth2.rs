@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::BoxFuture;
+use http::Uri;
 use http::header::AUTHORIZATION;
 use zeroize::Zeroizing;
 
@@ -67,6 +68,10 @@ fn basic(client_id: &str, secret: &Secret) -> Secret {
 impl Fetch<Secret> for OAuth2 {
     fn fetch(&self, _: Occasion) -> BoxFuture<'_, Result<Fetched<Secret>, Failure>> {
         Box::pin(self.token())
+    }
+
+    fn calls(&self) -> Vec<(Uri, Way)> {
+        vec![(self.settings.token_url.clone(), Way::Usual)]
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
+use http::Uri;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Unavailable;
 use crate::backoff::Backoff;
+use crate::control_call::Way;
 use crate::status::CredentialSource;
 
 /// How long after a failure the next attempt may begin, and longer with each that follows; requests in between fail by
@@ -34,10 +36,23 @@ pub(super) trait Fetch<T>: fmt::Debug + Send + Sync {
     /// Asks for it, within a time limit of its own.
     fn fetch(&self, occasion: Occasion) -> BoxFuture<'_, Result<Fetched<T>, Failure>>;
 
+    /// What is called for it, and which way: nothing where no service is.
+    fn calls(&self) -> Vec<(Uri, Way)> {
+        Vec::new()
+    }
+
     /// Whether it is asked for anew before its end though no request needs it then.
     fn is_kept(&self) -> bool {
         true
     }
+}
+
+/// A service that is called for a value.
+pub(crate) struct Call {
+    /// For which, as log and status know it: `aws shop`.
+    pub(crate) source: String,
+    pub(crate) uri: Uri,
+    pub(crate) way: Way,
 }
 
 /// Why a value is asked for.
@@ -153,6 +168,17 @@ impl<T: PartialEq + Send + Sync + 'static> Renewed<T> {
             }),
             is_claimed: AtomicBool::new(false),
         })
+    }
+
+    /// What is called for it, and which way, under its name.
+    pub(super) fn calls(&self) -> Vec<Call> {
+        let calls = self.fetch.calls().into_iter();
+        let call = |(uri, way)| Call {
+            source: self.name.clone(),
+            uri,
+            way,
+        };
+        calls.map(call).collect()
     }
 
     /// Whether it is the caller who is to [`keep`] it: true once.

@@ -18,7 +18,7 @@ use super::gcp::Gcp;
 use super::github_app::GithubApp;
 use super::oauth2::OAuth2;
 use super::pool::Pool;
-use super::renewed::{self, Fetch, Household, Renewed};
+use super::renewed::{self, Call, Fetch, Household, Renewed};
 use super::vault::Vault;
 use super::{CredentialError, Secret, Unavailable};
 use crate::config::{CredentialSettings, OriginTlsSettings, VaultLogin, unknown_aws};
@@ -246,6 +246,14 @@ impl Sources {
         let Household { tasks, stop, .. } = &self.0.household;
         let stop = stop.clone();
         drop(tasks.spawn(async move { stop.run_until_cancelled(keeping).await }));
+    }
+
+    /// What is called for those that a rule uses.
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        let (aws, renewed) = (used(&self.0.aws), used(&self.0.renewed));
+        let aws = aws.iter().flat_map(|source| source.calls());
+        aws.chain(renewed.iter().flat_map(|source| source.calls()))
+            .collect()
     }
 
     /// Tells `board` how they all are.

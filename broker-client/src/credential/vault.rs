@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -261,6 +261,11 @@ impl Vault {
 impl Fetch<Secret> for Vault {
     fn fetch(&self, _: Occasion) -> BoxFuture<'_, Result<Fetched<Secret>, Failure>> {
         Box::pin(self.secret())
+    }
+
+    fn calls(&self) -> Vec<(Uri, Way)> {
+        let address = self.settings.address.to_string().parse();
+        address.into_iter().map(|uri| (uri, Way::Usual)).collect()
     }
 }
 

@@ -8,6 +8,8 @@ use serde::Serialize;
 
 use super::whose;
 use crate::config::{Config, default_port};
+use crate::control_call::Way;
+use crate::credential::Call;
 use crate::proxy::Proxy;
 use crate::rules::Rules;
 
@@ -28,7 +30,7 @@ struct Destination {
 }
 
 impl Egress {
-    /// Of each connection and its rules.
+    /// Of each connection and its rules, and of the services that are called for their credentials.
     pub(super) fn of(config: &Config, rules: &[Arc<Rules>]) -> Self {
         let mut destinations = Vec::new();
         let mut add = |host: &str, port, proxy: Option<&Proxy>, purpose: String| {
@@ -62,6 +64,17 @@ impl Egress {
                 let purpose = format!("{whose}origin of {}", destination.shown_rules());
                 add(authority.host(), port, proxy, purpose);
             }
+        }
+        let calls = rules.first().map(|rules| rules.sources.calls());
+        for Call { source, uri, way } in calls.unwrap_or_default() {
+            let host = uri.host().unwrap_or_default();
+            let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
+            let port = uri.port_u16().unwrap_or(default_port(is_tls));
+            let (proxy, local) = match way {
+                Way::Usual => (config.proxies.towards(is_tls, host, port), ""),
+                Way::Direct => (None, ", of this machine: no firewall is between"),
+            };
+            add(host, port, proxy, format!("credential {source}{local}"));
         }
         destinations.sort();
         destinations.dedup();

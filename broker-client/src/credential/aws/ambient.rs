@@ -86,6 +86,16 @@ impl Ambient {
         }
     }
 
+    /// The one service that is called for the keys, if there is one.
+    pub(super) fn call(&self) -> Option<(Uri, Way)> {
+        match self.origin.as_ref().ok()? {
+            Origin::Environment(_) => None,
+            Origin::WebIdentity { .. } => Some(self.sts.call()),
+            Origin::Container { uri, .. } => Some((uri.clone(), Way::Direct)),
+            Origin::Instance { base } => Some((base.parse().ok()?, Way::Direct)),
+        }
+    }
+
     pub(super) async fn keys(&self) -> Result<Fetched<AwsKeys>, Failure> {
         let origin = self.origin.as_ref();
         match origin.map_err(|why| format!("has no keys: {why}"))? {

@@ -36,6 +36,10 @@ impl Sts {
         }
     }
 
+    pub(super) fn call(&self) -> (Uri, Way) {
+        (self.uri.clone(), Way::Usual)
+    }
+
     /// The keys of `role`, for whoever has `keys`.
     pub(super) async fn assume(
         &self,
