@@ -99,9 +99,20 @@ impl Pending {
     pub fn deny(self, why: BodyRefusal) -> Denied {
         let reason = match why {
             BodyRefusal::TooLarge => DenyReason::BodyTooLarge,
+            BodyRefusal::NoPlace => DenyReason::NoPlaceForBody,
             BodyRefusal::Incomplete => DenyReason::BodyIncomplete,
         };
         self.request.denied(reason, None)
+    }
+
+    /// Who asks.
+    pub fn caller(&self) -> &str {
+        &self.request.caller
+    }
+
+    /// Denies it before its body is looked at, though a rule may allow it.
+    pub fn hold_back(self, why: HeldBack) -> Denied {
+        self.request.denied(DenyReason::HeldBack(why), None)
     }
 }
 
@@ -110,6 +121,8 @@ impl Pending {
 pub enum BodyRefusal {
     /// It is longer than may be kept for judging.
     TooLarge,
+    /// As many as may be are being kept.
+    NoPlace,
     /// It broke off.
     Incomplete,
 }
@@ -175,6 +188,8 @@ pub enum DenyReason {
     NoMatch,
     /// The body that a rule asks for is longer than may be kept for judging.
     BodyTooLarge,
+    /// There is no place to keep the body that a rule asks for.
+    NoPlaceForBody,
     /// The body that a rule asks for broke off.
     BodyIncomplete,
     /// A rule allows it, and not now.
@@ -183,10 +198,11 @@ pub enum DenyReason {
 
 impl DenyReason {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NoRules,
         Self::NoMatch,
         Self::BodyTooLarge,
+        Self::NoPlaceForBody,
         Self::BodyIncomplete,
         Self::HeldBack(HeldBack::Rate),
         Self::HeldBack(HeldBack::Concurrency),
@@ -201,6 +217,7 @@ impl DenyReason {
             Self::NoRules => "no-rules",
             Self::NoMatch => "no-match",
             Self::BodyTooLarge => "body-too-large",
+            Self::NoPlaceForBody => "no-place-for-body",
             Self::BodyIncomplete => "body-incomplete",
             Self::HeldBack(HeldBack::Rate) => "rate-limited",
             Self::HeldBack(HeldBack::Concurrency) => "concurrency-limited",

@@ -14,6 +14,7 @@ const EXAMPLES: &[(&str, &[&str])] = &[
     ("bitbucket-server", &[]),
     // Its README says that the header passes.
     ("cost-insights", &["private[0]: passes-authorization +2"]),
+    ("eks", &[]),
     ("github-enterprise", &[]),
     ("gitlab", &[]),
     ("grafana", &[]),

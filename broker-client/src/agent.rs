@@ -241,6 +241,7 @@ impl Agent {
         drop(locals.spawn(pauses.keep(stop_local.clone())));
         drop(locals.spawn(sources.keep(board, stop_local.clone())));
         let fingerprints = Arc::new(fingerprints);
+        let count_of_connections = connections.len();
         for prepared in connections {
             drop(locals.spawn(prepared.reloader.run(stop.clone())));
             let count = prepared.connection.tunnels;
@@ -254,7 +255,10 @@ impl Agent {
                 stop: stop.clone(),
                 cut: cut.clone(),
                 tracker: tracker.clone(),
-                bodies: Arc::new(BodyKeeper::new(config.rules.body_limit)),
+                bodies: Arc::new(BodyKeeper::new(
+                    config.rules.body_limit,
+                    count_of_connections,
+                )),
                 limiter: Arc::new(Limiter::new(config.limits.as_rule())),
                 fingerprints: Arc::clone(&fingerprints),
                 gate: prepared.gate,

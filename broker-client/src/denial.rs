@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use accept_rules::{Allowed, Denied, DenyReason, Explanation, HeldBack, Part, RuleSet};
+use accept_rules::{Denied, DenyReason, Explanation, HeldBack, Part, RuleSet};
 use broker_protocol::{ErrorCode, Problem};
 
 use crate::config::{ExplainToCallers, Explaining};
@@ -27,14 +27,10 @@ impl Denial {
         }
     }
 
-    /// Of a request that a rule allows, and that does not pass now.
-    pub(crate) fn held_back(
-        allowed: Allowed,
-        why: HeldBack,
-        retry_after: Option<Duration>,
-    ) -> Self {
+    /// Of a request that a rule may allow, and that does not pass now.
+    pub(crate) fn held_back(denied: Denied, retry_after: Option<Duration>) -> Self {
         Self {
-            denied: Box::new(allowed.hold_back(why)),
+            denied: Box::new(denied),
             nearest: None,
             retry_after,
         }
@@ -44,6 +40,7 @@ impl Denial {
         match self.denied.reason() {
             DenyReason::NoRules | DenyReason::NoMatch => ErrorCode::Denied,
             DenyReason::BodyTooLarge => ErrorCode::BodyTooLarge,
+            DenyReason::NoPlaceForBody => ErrorCode::Overloaded,
             DenyReason::BodyIncomplete => ErrorCode::BadRequest,
             DenyReason::HeldBack(HeldBack::Rate | HeldBack::Concurrency) => ErrorCode::RateLimited,
             DenyReason::HeldBack(
@@ -64,7 +61,9 @@ impl Denial {
             DenyReason::NoMatch => {
                 with_contact(self.tell_difference(problem, explaining), explaining)
             }
-            DenyReason::BodyTooLarge | DenyReason::BodyIncomplete => problem,
+            DenyReason::BodyTooLarge | DenyReason::NoPlaceForBody | DenyReason::BodyIncomplete => {
+                problem
+            }
             DenyReason::HeldBack(_) => {
                 let problem = problem.with("reason", self.denied.reason().code());
                 match self.retry_after {
@@ -82,6 +81,9 @@ impl Denial {
             }
             DenyReason::BodyTooLarge => {
                 "a rule asks about this body, and it is longer than the agent keeps for judging (`rules.body-limit`)"
+            }
+            DenyReason::NoPlaceForBody => {
+                "a rule asks about this body, and the agent keeps as many bodies as it may: try again"
             }
             DenyReason::BodyIncomplete => {
                 "a rule asks about this body, and it did not come to its end in time"

@@ -38,6 +38,9 @@ use crate::upload::{Upload, UploadBody};
 /// Longest request id that is taken from the server; a UUID has 36 bytes.
 const MAX_REQUEST_ID: usize = 64;
 
+/// Longest name of a caller that is taken from the server, in bytes: its own limit.
+const MAX_CALLER: usize = 63;
+
 /// What all requests of one tunnel share.
 pub(crate) struct Exchange {
     pub(crate) agent: Arc<AgentName>,
@@ -114,7 +117,9 @@ impl Exchange {
         let request_id = take(REQUEST_ID)
             .filter(|id| !id.is_empty() && id.len() <= MAX_REQUEST_ID)
             .unwrap_or_else(|| Uuid::new_v4().to_string());
-        let caller = take(CALLER).unwrap_or_default();
+        // No name is longer: nobody in particular.
+        let caller = take(CALLER).filter(|name| name.len() <= MAX_CALLER);
+        let caller = caller.unwrap_or_default();
         (self.context(request_id), caller)
     }
 
@@ -155,13 +160,7 @@ impl Exchange {
             caller: caller.into(),
             now: SystemTime::now(),
         };
-        let verdict = match rules.set.decide(question) {
-            Decision::Allow(allowed) => Ok(allowed),
-            Decision::NeedsBody(pending) => self.judge_body(rules, pending, body.take()).await,
-            Decision::Deny(denied) => Err(Box::new(denied)),
-        };
-        let verdict = verdict.map_err(|denied| Denial::of(denied, &rules.set));
-        match verdict.and_then(|allowed| self.admit(rules, allowed)) {
+        match self.decide(rules, question, body).await {
             Ok((allowed, places)) => {
                 let origin = &route_of(rules, &allowed).origin;
                 let recorded = self.audit.record_allow(allowed, origin, context).await;
@@ -178,20 +177,41 @@ impl Exchange {
         }
     }
 
-    /// Takes its place among those that may pass now. What is paused does not pass, though a rule allows it, and is left
-    /// to no later rule, since the first that matches decides.
-    fn admit(&self, rules: &Rules, allowed: Allowed) -> Result<(Allowed, Places), Denial> {
+    /// Decides by the rules, by what is paused, and by the limits of the caller and of the rule that allows it. What is
+    /// held back is left to no later rule, since the first that matches decides.
+    async fn decide(
+        &self,
+        rules: &Arc<Rules>,
+        question: Question,
+        body: &mut Option<Incoming>,
+    ) -> Result<(Allowed, Places), Denial> {
+        let denial = |denied| Denial::of(denied, &rules.set);
+        let mut permit = Permit::default();
+        let (allowed, caller_passed) = match rules.set.decide(question) {
+            Decision::Allow(allowed) => (allowed, false),
+            Decision::NeedsBody(pending) => {
+                // Before its body takes a place that others need.
+                if let Err(reached) = permit.take(&[&self.limiter], pending.caller()) {
+                    let denied = pending.hold_back(reached.why);
+                    return Err(Denial::held_back(denied, Some(reached.retry_after)));
+                }
+                let judged = self.judge_body(rules, pending, body.take()).await;
+                (judged.map_err(denial)?, true)
+            }
+            Decision::Deny(denied) => return Err(denial(Box::new(denied))),
+        };
         let passage = match self.gate.pass(rules.id(allowed.rule())) {
             Ok(passage) => passage,
-            Err(shut) => return Err(Denial::held_back(allowed, shut.why, shut.wait())),
+            Err(shut) => return Err(Denial::held_back(allowed.hold_back(shut.why), shut.wait())),
         };
-        let mut permit = Permit::default();
-        let limiters = [&self.limiter, &route_of(rules, &allowed).limiter];
-        for limiter in limiters {
-            if let Err(reached) = limiter.admit(allowed.caller(), &mut permit) {
-                let wait = Some(reached.retry_after);
-                return Err(Denial::held_back(allowed, reached.why, wait));
-            }
+        let of_rule = &route_of(rules, &allowed).limiter;
+        let left: &[&Limiter] = match caller_passed {
+            true => &[of_rule],
+            false => &[&self.limiter, of_rule],
+        };
+        if let Err(reached) = permit.take(left, allowed.caller()) {
+            let denied = allowed.hold_back(reached.why);
+            return Err(Denial::held_back(denied, Some(reached.retry_after)));
         }
         Ok((allowed, Places { passage, permit }))
     }
@@ -333,7 +353,7 @@ impl Exchange {
         let (mut head, incoming) = response.into_parts();
         let outcome = slot.outcome();
         outcome.status = Some(head.status.as_u16());
-        let beside_credential = route.credential.as_ref().map(|_| &*route.kept.names);
+        let beside_credential = route.acts_as_agent().then_some(&*route.kept.names);
         if is_longer(&incoming, route.response_size) {
             upload.answered();
             return self.failed(&OriginError::TooLong, slot, route, context);
@@ -389,6 +409,7 @@ impl Exchange {
             OriginError::Unsendable
             | OriginError::NoCredential(_)
             | OriginError::Unsignable(_)
+            | OriginError::NoPlace
             | OriginError::BodyTooLarge { .. } => Ended::NotSent,
         });
         tracing::warn!(request_id = %context.request_id, origin = %route.origin, %error, "no answer from the origin");
@@ -398,6 +419,7 @@ impl Exchange {
             | OriginError::UploadStalled(_)
             | OriginError::TooLong
             | OriginError::Unsignable(_)
+            | OriginError::NoPlace
             | OriginError::BodyTooLarge { .. } => error.to_string(),
             OriginError::NoCredential(_) => {
                 "the agent's owner sees why in `broker-client status` and in the agent's log".into()

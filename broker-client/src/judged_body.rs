@@ -10,9 +10,11 @@ use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-/// Bodies kept at once: at the usual limit of 1 MiB they take 32 MiB at most.
+/// Bodies kept at once by one process: at the usual limit of 1 MiB they take 32 MiB at most.
 const PLACES: usize = 32;
-/// How long a body may take, the wait for a place included: whoever sends slowly holds one that others need.
+/// How long a body may wait for a place.
+const PLACE: Duration = Duration::from_secs(5);
+/// How long it may take then: whoever sends slowly holds a place that others need.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Keeps bodies for judging, within bounds; shared by all tunnels.
@@ -36,10 +38,12 @@ impl AsRef<[u8]> for Kept {
 }
 
 impl BodyKeeper {
-    pub(crate) fn new(limit: usize) -> Self {
+    /// For one of so many `connections`, which share the places of their process.
+    pub(crate) fn new(limit: usize, connections: usize) -> Self {
+        let places = (PLACES / connections.max(1)).max(1);
         Self {
             limit,
-            places: Arc::new(Semaphore::new(PLACES)),
+            places: Arc::new(Semaphore::new(places)),
         }
     }
 
@@ -56,15 +60,24 @@ impl BodyKeeper {
         if body.size_hint().lower() > self.limit as u64 {
             return Err(BodyRefusal::TooLarge);
         }
-        timeout(DEADLINE, self.read(body))
+        if body.is_end_stream() {
+            return Ok(Bytes::new());
+        }
+        let place = Arc::clone(&self.places).acquire_owned();
+        let place = timeout(PLACE, place).await;
+        let place = place.map_err(|_| BodyRefusal::NoPlace)?;
+        let place = place.expect("nobody closes this semaphore");
+        timeout(DEADLINE, self.read(body, place))
             .await
             .unwrap_or(Err(BodyRefusal::Incomplete))
     }
 
     /// Copies what comes: frames that are kept take many times their length, where each has one byte.
-    async fn read(&self, mut body: impl Body<Data = Bytes> + Unpin) -> Result<Bytes, BodyRefusal> {
-        let place = Arc::clone(&self.places).acquire_owned().await;
-        let place = place.expect("nobody closes this semaphore");
+    async fn read(
+        &self,
+        mut body: impl Body<Data = Bytes> + Unpin,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Bytes, BodyRefusal> {
         let mut bytes = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| BodyRefusal::Incomplete)?;
@@ -89,7 +102,7 @@ mod tests {
 
     use futures_util::stream;
     use http_body::Frame;
-    use http_body_util::StreamBody;
+    use http_body_util::{Empty, StreamBody};
 
     use super::*;
 
@@ -117,13 +130,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_of_tiny_frames_is_kept_without_its_frames() {
-        let kept = BodyKeeper::new(100).keep(bytewise(100)).await;
+        let kept = BodyKeeper::new(100, 1).keep(bytewise(100)).await;
         assert_eq!(kept.unwrap(), vec![b'x'; 100]);
     }
 
     #[tokio::test]
     async fn a_body_whose_length_shows_late_is_kept_up_to_the_limit() {
-        let kept = BodyKeeper::new(100).keep(bytewise(101)).await;
+        let kept = BodyKeeper::new(100, 1).keep(bytewise(101)).await;
         assert_eq!(kept, Err(BodyRefusal::TooLarge));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_finds_no_place_is_told_so_and_one_that_is_empty_needs_none() {
+        let keeper = BodyKeeper::new(100, PLACES);
+        let first = keeper.keep(bytewise(1)).await.unwrap();
+        assert_eq!(keeper.keep(bytewise(1)).await, Err(BodyRefusal::NoPlace));
+        assert!(keeper.keep(Empty::new()).await.unwrap().is_empty());
+        drop(first);
+        assert!(keeper.keep(bytewise(1)).await.is_ok());
     }
 }

@@ -4,6 +4,7 @@
 //! anew where another accept file takes over.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ const AFTER_CONCURRENCY: Duration = Duration::from_secs(1);
 /// What limits one rule, or everything that each caller asks for.
 pub(crate) struct Limiter {
     per_caller: Option<Callers>,
-    together: Option<Gate>,
+    together: Option<Arc<Gate>>,
 }
 
 /// The places that a request takes while it is under way.
@@ -43,28 +44,41 @@ impl Limiter {
         let some = |limits: RequestLimits| (limits != RequestLimits::default()).then_some(limits);
         Self {
             per_caller: some(limits.per_caller).map(Callers::new),
-            together: some(limits.together).map(Gate::new),
+            together: some(limits.together).map(|limits| Arc::new(Gate::new(limits))),
         }
     }
 
-    /// Lets one request of `caller` pass, whose places `permit` keeps. The caller's own limit comes first, so that
-    /// what it holds back takes nothing from others.
-    pub(crate) fn admit(&self, caller: &str, permit: &mut Permit) -> Result<(), Reached> {
-        if let Some(callers) = &self.per_caller {
-            callers.gate(caller).admit(permit)?;
+    /// The counts that a request of `caller` is in. The caller's own come first, so that what they hold back takes
+    /// nothing from others.
+    fn gates(&self, caller: &str) -> impl Iterator<Item = Arc<Gate>> {
+        let own = self.per_caller.as_ref().map(|callers| callers.gate(caller));
+        own.into_iter().chain(self.together.clone())
+    }
+}
+
+impl Permit {
+    /// Lets one request of `caller` pass by all of `limiters`. A place costs nothing where another count holds the
+    /// request back, a turn does: places come first.
+    pub(crate) fn take(&mut self, limiters: &[&Limiter], caller: &str) -> Result<(), Reached> {
+        let gates = limiters.iter().flat_map(|limiter| limiter.gates(caller));
+        let gates: Vec<_> = gates.collect();
+        for gate in &gates {
+            self.0.extend(gate.place()?);
         }
-        match &self.together {
-            Some(gate) => gate.admit(permit),
-            None => Ok(()),
-        }
+        gates.iter().try_for_each(|gate| gate.turn())
     }
 }
 
 /// Each caller's requests.
 struct Callers {
     limits: RequestLimits,
-    by_name: Mutex<HashMap<Box<str>, Arc<Gate>>>,
+    by_name: Mutex<HashMap<Box<str>, Counted>>,
     others: Arc<Gate>,
+}
+
+struct Counted {
+    gate: Arc<Gate>,
+    last: Instant,
 }
 
 impl Callers {
@@ -77,16 +91,31 @@ impl Callers {
     }
 
     fn gate(&self, caller: &str) -> Arc<Gate> {
+        let last = Instant::now();
         let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(gate) = by_name.get(caller) {
-            return Arc::clone(gate);
+        if let Some(counted) = by_name.get_mut(caller) {
+            counted.last = last;
+            return Arc::clone(&counted.gate);
+        }
+        if by_name.len() >= MAX_CALLERS {
+            by_name.retain(|_, counted| !self.is_as_new(counted));
         }
         if by_name.len() >= MAX_CALLERS {
             return Arc::clone(&self.others);
         }
         let gate = Arc::new(Gate::new(self.limits));
-        by_name.insert(caller.into(), Arc::clone(&gate));
+        let counted = Counted {
+            gate: Arc::clone(&gate),
+            last,
+        };
+        by_name.insert(caller.into(), counted);
         gate
+    }
+
+    /// Whether nothing of what it counted counts any more.
+    fn is_as_new(&self, counted: &Counted) -> bool {
+        let period = self.limits.rate.map_or(Duration::ZERO, Rate::period);
+        counted.last.elapsed() >= period && counted.gate.is_empty()
     }
 }
 
@@ -94,29 +123,33 @@ impl Callers {
 struct Gate {
     rate: Option<RateLimiter<NotKeyed, InMemoryState, TokioClock, NoOpMiddleware<Duration>>>,
     room: Option<Arc<Semaphore>>,
+    limits: RequestLimits,
 }
 
 impl Gate {
     fn new(limits: RequestLimits) -> Self {
         let rate = |rate: Rate| RateLimiter::direct_with_clock(quota(rate), TokioClock::new());
-        let room = |most: std::num::NonZeroU32| {
-            let most = usize::try_from(most.get()).unwrap_or(Semaphore::MAX_PERMITS);
-            Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)))
-        };
         Self {
             rate: limits.rate.map(rate),
-            room: limits.concurrency.map(room),
+            room: limits
+                .concurrency
+                .map(|_| Arc::new(Semaphore::new(places(limits)))),
+            limits,
         }
     }
 
-    fn admit(&self, permit: &mut Permit) -> Result<(), Reached> {
-        if let Some(room) = &self.room {
-            let place = Arc::clone(room).try_acquire_owned();
-            permit.0.push(place.map_err(|_| Reached {
-                why: HeldBack::Concurrency,
-                retry_after: AFTER_CONCURRENCY,
-            })?);
-        }
+    /// A place among those under way; none where nothing limits them.
+    fn place(&self) -> Result<Option<OwnedSemaphorePermit>, Reached> {
+        let room = self.room.as_ref();
+        let place = room.map(|room| Arc::clone(room).try_acquire_owned());
+        place.transpose().map_err(|_| Reached {
+            why: HeldBack::Concurrency,
+            retry_after: AFTER_CONCURRENCY,
+        })
+    }
+
+    /// A turn of those in this time.
+    fn turn(&self) -> Result<(), Reached> {
         let Some(rate) = &self.rate else {
             return Ok(());
         };
@@ -125,6 +158,20 @@ impl Gate {
             retry_after: until.wait_time_from(rate.clock().now()),
         })
     }
+
+    /// Whether nothing is under way.
+    fn is_empty(&self) -> bool {
+        let room = self.room.as_ref();
+        room.is_none_or(|room| room.available_permits() == places(self.limits))
+    }
+}
+
+/// How many may be under way; none where nothing limits them.
+fn places(limits: RequestLimits) -> usize {
+    let most = limits.concurrency.map_or(0, NonZeroU32::get);
+    usize::try_from(most).map_or(Semaphore::MAX_PERMITS, |most| {
+        most.min(Semaphore::MAX_PERMITS)
+    })
 }
 
 /// All at once, and back one by one.
@@ -159,8 +206,6 @@ impl Clock for TokioClock {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
-
     use tokio::time::advance;
 
     use super::*;
@@ -189,7 +234,7 @@ mod tests {
 
     fn admit(limiter: &Limiter, caller: &str) -> Result<Permit, Reached> {
         let mut permit = Permit::default();
-        limiter.admit(caller, &mut permit).map(|()| permit)
+        permit.take(&[limiter], caller).map(|()| permit)
     }
 
     fn passed(limiter: &Limiter, caller: &str) -> usize {
@@ -244,6 +289,27 @@ mod tests {
         assert!(under_way.is_ok() && admit(&limiter, "b").is_err());
         drop(under_way);
         assert!(admit(&limiter, "b").is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_pays_no_turn_for_a_place_that_others_hold() {
+        let rule = limiter(concurrency(1), RequestLimits::default());
+        let own = limiter(RequestLimits::default(), rate("1/h"));
+        let under_way = admit(&rule, "b");
+        let mut permit = Permit::default();
+        assert!(permit.take(&[&own, &rule], "a").is_err());
+        drop(under_way);
+        assert!(Permit::default().take(&[&own, &rule], "a").is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_that_was_long_away_makes_room_for_another() {
+        let limiter = limiter(RequestLimits::default(), rate("1/m"));
+        for index in 0..MAX_CALLERS {
+            assert!(admit(&limiter, &index.to_string()).is_ok());
+        }
+        advance(Duration::from_secs(60)).await;
+        assert!(admit(&limiter, "a").is_ok() && admit(&limiter, "b").is_ok());
     }
 
     #[tokio::test]

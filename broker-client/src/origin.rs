@@ -10,7 +10,7 @@ use std::time::Duration;
 use accept_rules::{Allowed, BodyRefusal, Origin};
 use broker_protocol::{ErrorCode, MAX_STREAMS, hop};
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{
     Extensions, HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
@@ -68,6 +68,8 @@ pub(crate) enum OriginError {
     CallerGone,
     #[error("it was paused meanwhile")]
     Paused(Shut),
+    #[error("as many bodies as may be are being kept to be judged or signed")]
+    NoPlace,
     #[error(
         "the body is longer than {limit} bytes, and is kept whole to be signed (rules.body-limit is the limit)"
     )]
@@ -88,6 +90,7 @@ impl OriginError {
             Self::NoCredential(_) => ErrorCode::CredentialUnavailable,
             Self::CallerGone | Self::Unsignable(_) => ErrorCode::BadRequest,
             Self::Paused(_) => ErrorCode::AgentPaused,
+            Self::NoPlace => ErrorCode::Overloaded,
             Self::BodyTooLarge { .. } => ErrorCode::BodyTooLarge,
             Self::TooLong => ErrorCode::ResponseTooLarge,
         }
@@ -305,6 +308,7 @@ impl Outgoing {
                 BodyRefusal::TooLarge => OriginError::BodyTooLarge {
                     limit: keeper.limit(),
                 },
+                BodyRefusal::NoPlace => OriginError::NoPlace,
                 BodyRefusal::Incomplete => OriginError::CallerGone,
             })?;
             self.set_body(kept);
@@ -330,10 +334,14 @@ impl Outgoing {
         route: &Route,
         outcome: &mut Outcome,
     ) -> Result<Option<CredentialVersion>, OriginError> {
-        let injects = route.credential.is_some();
-        let removed = hop::remove_before_origin(&mut self.headers, injects, &route.kept);
+        let removed =
+            hop::remove_before_origin(&mut self.headers, route.acts_as_agent(), &route.kept);
         outcome.removed_request_headers.extend(removed);
         let Some(credential) = &route.credential else {
+            // Nothing replaces the caller's own, which would speak beside the agent's certificate.
+            if route.shows_certificate && self.headers.remove(AUTHORIZATION).is_some() {
+                outcome.removed_request_headers.push(AUTHORIZATION);
+            }
             return Ok(None);
         };
         let version = credential.now().await.map_err(OriginError::NoCredential)?;

@@ -125,7 +125,7 @@ async fn ask(
     if is_ours {
         return failed(head.status, &body);
     }
-    judged(head.status, route.credential.is_some())
+    judged(head.status, route.acts_as_agent())
 }
 
 /// The broker's own word instead of the origin's.

@@ -149,6 +149,8 @@ impl Destination<'_> {
 
 /// Where a rule leads.
 pub(crate) struct Route {
+    /// The connection itself shows who asks: a client certificate.
+    pub(crate) shows_certificate: bool,
     pub(crate) origin: Origin,
     /// None leaves the caller's own `Authorization`.
     pub(crate) credential: Option<Credential>,
@@ -162,6 +164,14 @@ pub(crate) struct Route {
     pub(crate) client: OriginClient,
     /// By what doctor asks the origin whether it takes the credential.
     pub(crate) probe: Option<Probe>,
+}
+
+impl Route {
+    /// Whether the origin takes what comes this way for the agent's own, so that nothing of the caller's may say who
+    /// asks.
+    pub(crate) fn acts_as_agent(&self) -> bool {
+        self.credential.is_some() || self.shows_certificate
+    }
 }
 
 impl Rules {
@@ -478,6 +488,10 @@ impl<'r> Resolver<'r> {
         let client = self.client(&origin, proxy, settings.tls.as_ref(), timeouts)?;
         let limits = rule.limits();
         Ok(Route {
+            shows_certificate: settings
+                .tls
+                .as_ref()
+                .is_some_and(|tls| tls.identity.is_some()),
             origin,
             credential,
             kept,

@@ -85,6 +85,10 @@ const IDENTITY: &[&str] = &[
     "x-vault-token",
     "x-jfrog-art-api",
     "x-sonar-passcode",
+    "circle-token",
+    "x-octopus-apikey",
+    "dd-api-key",
+    "dd-application-key",
     "x-amz-security-token",
     // Impersonation (Kubernetes, GitLab).
     "impersonate-*",
@@ -98,6 +102,7 @@ const IDENTITY: &[&str] = &[
     "x-webauth-*",
     "x-auth-request-*",
     "x-authenticated-*",
+    "x-scope-orgid",
     "x-user",
     "x-user-*",
     "x-username",

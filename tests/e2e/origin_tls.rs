@@ -202,6 +202,55 @@ async fn rules_with_different_certificates_share_no_connection() {
 }
 
 #[tokio::test]
+async fn beside_the_agents_certificate_nothing_of_the_callers_says_who_asks() {
+    let (ca, clients) = (Ca::new("origins"), Ca::new("clients"));
+    let origin = Origin::tls_answering(&ca.loopback("origin"), |_| {
+        Answer::new(200, &[("set-cookie", "session=1")], "")
+    })
+    .await;
+    let leaf = clients.leaf("agent", &[]);
+    let tls = format!(
+        "client-cert: {}, client-key: {}, ca-cert: {}",
+        leaf.certificate.display(),
+        leaf.key.display(),
+        ca.file().display()
+    );
+    let server = Server::start(Site::simple()).await;
+    let agent = AgentSetup::allowing_everything(&origin.url())
+        .setting(&settings(&origin.url(), &tls))
+        .start(&server)
+        .await;
+    let theirs = [
+        "authorization",
+        "cookie",
+        "impersonate-user",
+        "x-remote-user",
+    ];
+    let mut request = http::Request::get(PATH);
+    for name in theirs {
+        request = request.header(name, "Bearer of-the-caller");
+    }
+    let request = request.body(broker_tests::caller::body::empty()).unwrap();
+
+    let answer = server.caller().send(request).await;
+
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.header("set-cookie"), None);
+    let head = &origin.requests()[0].head;
+    for name in theirs {
+        assert_eq!(head.value(name), None, "{name}");
+    }
+    let outcome = &agent.stop().await[2];
+    let mut removed: Vec<_> = outcome["removed_request_headers"]
+        .as_array()
+        .unwrap()
+        .clone();
+    removed.retain(|name| theirs.iter().any(|theirs| name == theirs));
+    removed.sort_by_key(|name| name.as_str().unwrap().to_owned());
+    assert_eq!(removed, theirs);
+}
+
+#[tokio::test]
 async fn an_origin_is_vouched_for_by_the_authority_of_its_settings_alone() {
     let (right, wrong) = (Ca::new("right"), Ca::new("wrong"));
     let origin = Origin::tls_answering(&right.loopback("origin"), |_| Answer::json("{}")).await;

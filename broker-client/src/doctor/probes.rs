@@ -88,7 +88,7 @@ async fn alone(config: &Config, parts: &[(&Connection, Arc<Rules>)]) -> Result<V
             rules: RulesInForce::new(Arc::clone(rules)),
             audit: audit.clone(),
             board,
-            bodies: Arc::new(BodyKeeper::new(config.rules.body_limit)),
+            bodies: Arc::new(BodyKeeper::new(config.rules.body_limit, 1)),
             explaining: config.rules.explaining.clone(),
             fingerprints: Arc::clone(&fingerprints),
             // Who owns the switch asks here.

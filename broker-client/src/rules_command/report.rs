@@ -63,7 +63,7 @@ impl Report {
                         Some("the body that a rule asks about broke off".to_owned())
                     }
                     // An agent counts, a file does not.
-                    DenyReason::HeldBack(_) => None,
+                    DenyReason::NoPlaceForBody | DenyReason::HeldBack(_) => None,
                 };
             }
             Verdict::Ambiguous(error) => report.problem = Some(error.to_string()),
