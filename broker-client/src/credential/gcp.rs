@@ -192,11 +192,7 @@ impl Gcp {
             (None, Some(url)) => {
                 let uri = secure(url, "credential_source.url")?;
                 let what = uri.host().unwrap_or_default().to_owned();
-                let way = if is_metadata(&what) {
-                    Way::Direct
-                } else {
-                    Way::Usual
-                };
+                let way = way_to(&what);
                 let mut request = Request::new(Bytes::new());
                 *request.uri_mut() = uri;
                 for (name, value) in &source.headers {
@@ -273,16 +269,33 @@ impl Fetch<Secret> for Gcp {
         };
         // Whoever asks is no server: the file may be read here and now.
         let credentials = std::fs::read(path).ok().and_then(|it| parse(&it).ok());
-        let (exchange, impersonation) = match credentials {
-            Some(Credentials::ServiceAccount(it)) => (Some(it.token_uri), None),
-            Some(Credentials::ExternalAccount(it)) => {
-                (Some(it.token_url), it.service_account_impersonation_url)
-            }
-            None => (None, None),
-        };
-        let urls = exchange.into_iter().chain(impersonation);
-        urls.filter_map(|url| Some((url.parse().ok()?, Way::Usual)))
-            .collect()
+        credentials.map_or(Vec::new(), called)
+    }
+}
+
+/// What is called by such a file, in this order.
+fn called(credentials: Credentials) -> Vec<(Uri, Way)> {
+    let urls = match credentials {
+        Credentials::ServiceAccount(it) => vec![Some(it.token_uri)],
+        Credentials::ExternalAccount(it) => vec![
+            it.credential_source.url,
+            Some(it.token_url),
+            it.service_account_impersonation_url,
+        ],
+    };
+    let uris = urls.iter().flatten().filter_map(|url| secure_uri(url).ok());
+    uris.map(|uri| {
+        let way = way_to(uri.host().unwrap_or_default());
+        (uri, way)
+    })
+    .collect()
+}
+
+fn way_to(host: &str) -> Way {
+    if is_metadata(host) {
+        Way::Direct
+    } else {
+        Way::Usual
     }
 }
 
@@ -310,4 +323,29 @@ fn of_file(path: &Path, why: &str) -> Failure {
 
 fn secure(text: &str, field: &str) -> Result<Uri, Failure> {
     secure_uri(text).map_err(|why| format!("has no token: \"{field}\" {why}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_service_that_a_file_of_credentials_names_is_told() {
+        let file = json!({
+            "type": "external_account", "audience": "a", "subject_token_type": "b",
+            "token_url": "https://sts.example/token",
+            "service_account_impersonation_url": "https://iam.example/b",
+            "credential_source": {"url": "http://169.254.169.254/subject"},
+        });
+        let called = called(parse(file.to_string().as_bytes()).unwrap());
+        let hosts = called.iter().map(|(uri, way)| (uri.host().unwrap(), *way));
+        assert_eq!(
+            hosts.collect::<Vec<_>>(),
+            [
+                ("169.254.169.254", Way::Direct),
+                ("sts.example", Way::Usual),
+                ("iam.example", Way::Usual),
+            ]
+        );
+    }
 }
