@@ -125,8 +125,7 @@ impl Refusal {
     fn hint(&self) -> String {
         match &self.source {
             Some(source) if self.is_of_admission() => format!(
-                " (it saw this agent come from {source}; is BROKER_TOKEN the name, and does the server have the sha256: \
-                 line of this secret under it?)"
+                " (it saw {source}: is BROKER_TOKEN the name, and is this secret's sha256: line under it there?)"
             ),
             _ => String::new(),
         }
@@ -452,10 +451,7 @@ mod tests {
             .expect("a response");
         let error = refused("https://broker.example".into(), &response);
         assert_eq!(error.code(), "not-admitted");
-        assert!(
-            error.to_string().contains("come from 203.0.113.9"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("saw 203.0.113.9"), "{error}");
         let DialError::Refused { answer, .. } = error else {
             panic!("it is a refusal");
         };

@@ -53,6 +53,8 @@ const COMMANDS: &[&str] = &[
     "doctor --json",
     "doctor --egress",
     "doctor --egress --json",
+    "pause --rule 0 --reason planned",
+    "resume --rule 0",
     "rules check ACCEPT",
     "rules check ACCEPT --json",
     "rules explain ACCEPT GET /bearer/names",

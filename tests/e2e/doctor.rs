@@ -251,7 +251,7 @@ async fn a_server_that_is_not_there_or_does_not_admit_the_agent_is_named() {
                 .variable("BROKER_AGENT_SECRET", other),
             "secret",
             "not-admitted",
-            "it saw this agent come from 127.0.0.1",
+            "it saw 127.0.0.1",
         ),
         (
             simple()
@@ -259,7 +259,7 @@ async fn a_server_that_is_not_there_or_does_not_admit_the_agent_is_named() {
                 .variable("BROKER_AGENT_SECRET_FILE", ""),
             "secret",
             "not-admitted",
-            "it saw this agent come from 127.0.0.1",
+            "it saw 127.0.0.1",
         ),
     ] {
         let doctor = Doctor::of(&setup, &server).await;

@@ -2,8 +2,10 @@
 
 use broker_protocol::ErrorCode;
 use broker_tests::broker::{AgentSetup, Server, Site, TENANT};
-use broker_tests::caller::Answer as Seen;
+use broker_tests::caller::{Answer as Seen, body};
 use broker_tests::origin::{Answer, Origin};
+use broker_tests::wait::within;
+use futures_util::future::select_all;
 use serde_json::{Value, json};
 
 const TARGET: &str = "/broker/sonarqube/a";
@@ -123,6 +125,39 @@ async fn no_more_are_under_way_than_may_be_until_one_has_ended() {
         assert_eq!(next.status(), 200, "{setting}");
         agent.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_caller_at_its_limit_takes_no_place_for_a_body_that_rules_ask_about() {
+    let origin = ok().await;
+    let server = Server::start(Site::simple()).await;
+    let body = json!({"any": [{"path": "a", "value": "b"}]});
+    let rule = json!({"path": "/a", "methods": ["POST"], "origin": origin.url(), "body": body});
+    let rules = json!({"version": 2, "private": [rule]});
+    let agent = AgentSetup::with_rules(rules).setting("limits: {caller-concurrency: 1}");
+    let agent = agent.start(&server).await;
+    let caller = server.caller();
+    let begin = || {
+        let (sender, unfinished) = body::channel();
+        let request = http::Request::post(TARGET).header("content-type", "application/json");
+        let request = request.body(unfinished).unwrap();
+        (sender, Box::pin(caller.send(request)))
+    };
+    let (mut senders, posts): (Vec<_>, Vec<_>) = (0..2).map(|_| begin()).unzip();
+
+    // One of the two waits for its body; the other need not even send it.
+    let held = within("a request is held back", select_all(posts)).await;
+    let (answer, index, mut left) = held;
+    held_back(answer).await;
+
+    let mut sender = senders.remove(1 - index);
+    let finish = async {
+        sender.send_data("{\"a\": \"b\"}".into()).await.unwrap();
+        drop(sender);
+    };
+    let (answer, ()) = tokio::join!(left.remove(0), finish);
+    assert_eq!(answer.status(), 200);
+    drop(agent);
 }
 
 #[tokio::test]

@@ -231,7 +231,8 @@ async fn an_agent_that_is_not_admitted_says_so_and_keeps_trying() {
     let agent = setup.try_start(&server).await.unwrap();
     let error = agent.error_with("401").await;
     let expected = "the server refused the tunnel: 401 Unauthorized unauthenticated: this name and secret are not \
-                    admitted here; the server's log says why, under its time and source address";
+                    admitted here; the server's log says why, under its time and source address (it saw 127.0.0.1: is \
+                    BROKER_TOKEN the name, and is this secret's sha256: line under it there?)";
     assert_eq!(error, expected);
     let under_way = |now: &StatusSnapshot| {
         let tunnel = &json!(now.connections[0].tunnels)[0];
