@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use broker_process::logging::chain;
-use broker_process::tls::{self, ClientRoots, PostQuantum, TlsMin, TlsPolicy};
+use broker_process::tls::{self, ClientRoots, TlsPolicy};
 use bytes::Bytes;
 use http::header::{DATE, PROXY_AUTHORIZATION, RETRY_AFTER};
 use http::uri::Authority;
@@ -25,10 +25,7 @@ use crate::config::{Config, default_port};
 use crate::proxy::{Proxies, Proxy};
 
 /// Services in a company's own network may be old.
-const TLS: TlsPolicy = TlsPolicy {
-    min: TlsMin::V1_2,
-    post_quantum: PostQuantum::On,
-};
+const TLS: TlsPolicy = TlsPolicy::LENIENT;
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long one call may take, from the name's look-up to the answer's end.

@@ -121,11 +121,8 @@ impl ClientAuthorities {
     /// # Errors
     /// If it cannot be read or holds no usable certificate.
     pub fn load(path: &Path) -> Result<Self, TlsError> {
-        let mut store = RootCertStore::empty();
-        add_certificates(&mut store, path)?;
-        Ok(Self {
-            store: Arc::new(store),
-        })
+        let store = store_of(path)?;
+        Ok(Self { store })
     }
 }
 
@@ -183,11 +180,8 @@ impl ClientRoots {
     /// # Errors
     /// If it cannot be read or holds no usable certificate.
     pub fn only(path: &Path) -> Result<Self, TlsError> {
-        let mut store = RootCertStore::empty();
-        add_certificates(&mut store, path)?;
-        Ok(Self {
-            store: Arc::new(store),
-        })
+        let store = store_of(path)?;
+        Ok(Self { store })
     }
 }
 
@@ -320,6 +314,12 @@ fn not_a_pair(certificate: &Path, key: &Path, error: rustls::Error) -> TlsError 
         }
         error => content(key, format!("not a usable private key: {error}")),
     }
+}
+
+fn store_of(path: &Path) -> Result<Arc<RootCertStore>, TlsError> {
+    let mut store = RootCertStore::empty();
+    add_certificates(&mut store, path)?;
+    Ok(Arc::new(store))
 }
 
 fn add_certificates(store: &mut RootCertStore, path: &Path) -> Result<(), TlsError> {

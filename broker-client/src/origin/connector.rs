@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use broker_process::tls::{self, ClientRoots};
 use http::Uri;
 use http::uri::Scheme;
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -27,6 +28,7 @@ use tower_service::Service;
 
 use crate::address_policy::{AddressPolicy, without_brackets};
 use crate::config::default_port;
+use crate::origin::TLS_POLICY;
 use crate::peer::{TlsPeer, tls_hint};
 use crate::proxy::ProxyWay;
 use crate::tcp::{self, Resolve, Transport};
@@ -181,12 +183,8 @@ fn host_and_port(uri: &Uri) -> Result<(&str, u16), BoxError> {
 
 /// A client that only ever sees `http://` origins trusts nobody.
 fn no_tls() -> rustls::ClientConfig {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the default provider speaks the default versions")
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth()
+    let config = tls::client_config(&ClientRoots::none(), TLS_POLICY, &[]);
+    Arc::unwrap_or_clone(config.expect("rustls speaks the versions of this policy"))
 }
 
 impl Service<Uri> for Connector {

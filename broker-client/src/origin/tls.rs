@@ -11,9 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{Context, SHA256};
-use broker_process::tls::{
-    ClientRoots, ClientTls, PostQuantum, ServerTrust, TlsError, TlsMin, TlsPolicy,
-};
+use broker_process::tls::{ClientRoots, ClientTls, ServerTrust, TlsError, TlsPolicy};
 use rustls_pki_types::ServerName;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
@@ -25,10 +23,7 @@ use crate::config::{OriginTlsSettings, OriginTrust};
 use crate::status::CredentialSource;
 
 /// Origins may be old; the tunnel may not.
-pub(crate) const TLS_POLICY: TlsPolicy = TlsPolicy {
-    min: TlsMin::V1_2,
-    post_quantum: PostQuantum::On,
-};
+pub(crate) const TLS_POLICY: TlsPolicy = TlsPolicy::LENIENT;
 /// How often the files are read; with [`SETTLE`], what is new is in use well within the 5 s that are promised.
 const EVERY: Duration = Duration::from_secs(1);
 /// How long after a new content it is read again.

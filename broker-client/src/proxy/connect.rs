@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use broker_process::logging::chain;
-use broker_process::tls::{self, ClientRoots, PostQuantum, TlsError, TlsMin, TlsPolicy};
+use broker_process::tls::{self, ClientRoots, TlsError, TlsPolicy};
 use bytes::Bytes;
 use http::header::{HOST, PROXY_AUTHENTICATE};
 use http::{HeaderMap, Request, StatusCode};
@@ -22,10 +22,7 @@ use super::Proxy;
 use crate::tcp::{self, Prepare, Transport};
 
 /// Proxies may be old; what passes through them is encrypted once more wherever that matters.
-const TLS: TlsPolicy = TlsPolicy {
-    min: TlsMin::V1_2,
-    post_quantum: PostQuantum::On,
-};
+const TLS: TlsPolicy = TlsPolicy::LENIENT;
 /// Longest head of a proxy's answer, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 /// Most authentication schemes of a proxy that are looked at.

@@ -68,6 +68,12 @@ impl TlsPolicy {
         post_quantum: PostQuantum::On,
     };
 
+    /// TLS 1.2 too, for peers of a company's own, which may be old.
+    pub const LENIENT: Self = Self {
+        min: TlsMin::V1_2,
+        post_quantum: PostQuantum::On,
+    };
+
     pub(super) fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
         match self.min {
             TlsMin::V1_2 => rustls::ALL_VERSIONS,
