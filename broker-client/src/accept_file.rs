@@ -1,12 +1,12 @@
 //! The accept file on the disk: its bytes, read whole or not at all, and what tells cheaply that it may have changed.
 
-use std::fs::{self, File};
-use std::io::Read as _;
+use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use accept_rules::{FileErrors, MAX_FILE_LEN, RuleFile, UnknownKeys};
 use aws_lc_rs::digest;
+use broker_process::regular_file;
 
 use crate::rules::RulesError;
 
@@ -22,18 +22,9 @@ impl AcceptFile {
     /// Reads all of it.
     pub(crate) fn read(path: &Path) -> Result<Self, RulesError> {
         let fail = |problem| RulesError::unreadable(path.to_owned(), problem);
-        // Opening a pipe would wait for whoever writes to it, and a device has no end.
-        if fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
-            return Err(fail("is no regular file".into()));
-        }
         let mut bytes = Vec::new();
-        File::open(path)
-            // One byte more than the limit, so that a file that is too long is seen to be.
-            .and_then(|file| file.take(MAX_FILE_LEN as u64 + 1).read_to_end(&mut bytes))
-            .map_err(|error| fail(format!("cannot be read: {error}")))?;
-        if bytes.len() > MAX_FILE_LEN {
-            return Err(fail(format!("has more than {MAX_FILE_LEN} bytes")));
-        }
+        regular_file::read(path, MAX_FILE_LEN, &mut bytes)
+            .map_err(|error| fail(error.to_string()))?;
         Ok(Self {
             path: path.to_owned(),
             sha256: sha256_hex(&bytes),

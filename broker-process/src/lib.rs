@@ -30,6 +30,7 @@ pub mod exit;
 pub mod hardening;
 pub mod listener;
 pub mod logging;
+pub mod regular_file;
 pub mod settings;
 pub mod signals;
 pub mod threads;

@@ -21,8 +21,8 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-pub use self::pem::read_certificates;
 use self::pem::{content, read_key};
+pub use self::pem::{read_certificates, read_material};
 pub use self::policy::{PostQuantum, TlsMin, TlsPolicy};
 use self::validity::validity_warnings;
 pub use self::validity::{EXPIRES_SOON, ends, outlives};

@@ -4,13 +4,12 @@
 //! file system and every way of replacing a file. What is new is taken once it was read twice in a row, since a file
 //! that is written in place is empty or half written for a moment.
 
-use std::fs::{self, File};
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
+use broker_process::regular_file;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -168,11 +167,7 @@ fn same(a: &Content, b: &Content) -> bool {
 /// All that a file holds now, of several lines perhaps.
 pub(super) async fn bytes(path: PathBuf) -> Result<Zeroizing<Vec<u8>>, String> {
     let read = spawn_blocking(move || read_bytes(&path)).await;
-    let bytes = read.unwrap_or_else(|error| Err(format!("cannot be read: {error}")))?;
-    if bytes.len() > MAX_LEN {
-        return Err(too_long());
-    }
-    Ok(bytes)
+    read.unwrap_or_else(|error| Err(format!("cannot be read: {error}")))
 }
 
 fn read(path: &Path) -> Content {
@@ -180,19 +175,10 @@ fn read(path: &Path) -> Content {
     value(&bytes).map(Arc::new).map_err(Arc::from)
 }
 
-/// What a file holds, but for what is more than a byte too much.
 fn read_bytes(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let failed = |error: std::io::Error| format!("cannot be read: {error}");
-    // Opening a pipe would wait for whoever writes to it.
-    if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err("is no regular file".to_owned());
-    }
-    // Room for all: a buffer that grows leaves copies.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_LEN + 64));
-    let file = File::open(path).map_err(failed)?;
-    file.take(MAX_LEN as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
+    let mut bytes = Zeroizing::new(Vec::new());
+    let read = regular_file::read(path, MAX_LEN, &mut bytes);
+    read.map_err(|error| error.to_string())?;
     Ok(bytes)
 }
 
@@ -221,6 +207,8 @@ pub(super) fn value(bytes: &[u8]) -> Result<Secret, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use tokio::join;
 
     use super::*;

@@ -4,19 +4,19 @@
 //! into use once it was read twice in a row and makes a whole: a certificate whose key has not come yet does not, and
 //! leaves the pair before it in use. Each change is a version, with connections of its own.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{Context, SHA256};
-use broker_process::tls::{ClientRoots, ClientTls, ServerTrust, TlsError, TlsPolicy};
+use broker_process::tls::{
+    ClientRoots, ClientTls, ServerTrust, TlsError, TlsPolicy, read_material,
+};
 use rustls_pki_types::ServerName;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
-use zeroize::Zeroizing;
 
 use super::connector::Handshake;
 use crate::config::{OriginTlsSettings, OriginTrust};
@@ -236,7 +236,7 @@ fn fingerprint(settings: &OriginTlsSettings) -> Fingerprint {
 
 fn of_file(path: &Path) -> Fingerprint {
     let mut content = Context::new(&SHA256);
-    match fs::read(path).map(Zeroizing::new) {
+    match read_material(path) {
         Ok(bytes) => content.update(&bytes),
         Err(error) => content.update(error.to_string().as_bytes()),
     }

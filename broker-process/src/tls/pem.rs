@@ -1,6 +1,5 @@
 //! Certificates and keys as they stand in files.
 
-use std::fs;
 use std::path::Path;
 
 use rustls_pki_types::pem::{self, PemObject as _};
@@ -8,13 +7,17 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 use super::TlsError;
+use crate::regular_file::{self, ReadError};
+
+/// Longest file, in bytes: whole bundles of authorities have a quarter of this.
+const MAX_LEN: usize = 1 << 20;
 
 /// The certificates of a PEM file, at least one.
 ///
 /// # Errors
 /// If it cannot be read or holds none.
 pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let bytes = read(path)?;
+    let bytes = read_material(path)?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&bytes)
         .collect::<Result<_, _>>()
         .map_err(|error| content(path, format!("broken PEM: {error}")))?;
@@ -32,7 +35,7 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Tl
 }
 
 pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let bytes = Zeroizing::new(read(path)?);
+    let bytes = read_material(path)?;
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| {
         content(
             path,
@@ -52,11 +55,20 @@ pub(super) fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> 
     })
 }
 
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::Unreadable {
-        path: path.to_owned(),
-        source,
-    })
+/// What a file of certificates or a key holds.
+///
+/// # Errors
+/// If it cannot be read, is no regular file, or is longer than a megabyte.
+pub fn read_material(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    match regular_file::read(path, MAX_LEN, &mut bytes) {
+        Ok(()) => Ok(bytes),
+        Err(ReadError::Io(source)) => Err(TlsError::Unreadable {
+            path: path.to_owned(),
+            source,
+        }),
+        Err(error) => Err(content(path, error.to_string())),
+    }
 }
 
 pub(super) fn content(path: &Path, reason: impl Into<String>) -> TlsError {
@@ -66,7 +78,7 @@ pub(super) fn content(path: &Path, reason: impl Into<String>) -> TlsError {
     }
 }
 
-pub(super) fn contains(bytes: &[u8], marker: &str) -> bool {
+fn contains(bytes: &[u8], marker: &str) -> bool {
     bytes
         .windows(marker.len())
         .any(|window| window == marker.as_bytes())
