@@ -92,12 +92,7 @@ async fn through_squid_behind_tls_everything_goes_once_its_authority_is_trusted(
 
     let setup = setup.variable("NODE_EXTRA_CA_CERTS", &ca.file().display().to_string());
     let agent = setup.start(&server).await;
-    let answer = server
-        .caller()
-        .get(&format!("/broker/sonarqube{TARGET}"))
-        .await;
-    assert_eq!(answer.status(), 200);
-    assert_eq!(origin.requests()[0].head.target(), TARGET);
+    assert_reaches(&server, &origin).await;
     Doctor::of(&setup, &server).await.assert_passes();
     assert_password_is_not_shown(&agent);
 }
@@ -258,10 +253,13 @@ async fn a_proxy_that_inspects_is_let_in_by_its_authority_alone() {
     let authority = proxy.authority().display().to_string();
     let trusting = setup.variable("NODE_EXTRA_CA_CERTS", &authority);
     let _agent = trusting.start(&server).await;
-    let answer = server
-        .caller()
-        .get(&format!("/broker/sonarqube{TARGET}"))
-        .await;
+    assert_reaches(&server, &origin).await;
+}
+
+/// A request gets to the origin, with the target that it was sent with.
+async fn assert_reaches(server: &Server, origin: &Origin) {
+    let target = format!("/broker/sonarqube{TARGET}");
+    let answer = server.caller().get(&target).await;
     assert_eq!(answer.status(), 200);
     assert_eq!(origin.requests()[0].head.target(), TARGET);
 }

@@ -104,14 +104,7 @@ async fn a_pause_outlives_the_agent_and_the_server_until_it_is_resumed() {
         status.contains("PAUSED") && status.contains("tunnel 1     http"),
         "{status}"
     );
-    assert!(
-        !broker
-            .server
-            .child()
-            .stderr()
-            .text()
-            .contains("agent connected")
-    );
+    broker.assert_no_agent_came();
 
     let (code, said) = broker.run(&["resume"]).await;
     assert_eq!((code, said.as_str()), (Some(0), "resumed sonarqube\n"));
@@ -312,14 +305,7 @@ async fn an_agent_that_is_paused_by_its_settings_opens_no_tunnel_and_no_command_
     );
     let local = Caller::to(broker.agent.local());
     assert_eq!(local.get("/readyz").await.status(), 503);
-    assert!(
-        !broker
-            .server
-            .child()
-            .stderr()
-            .text()
-            .contains("agent connected")
-    );
+    broker.assert_no_agent_came();
     assert_eq!(broker.agent.audit("paused")[0]["cause"], "settings");
 }
 
@@ -396,6 +382,12 @@ impl Broker {
             .caller()
             .get(&format!("/broker/sonarqube{path}"))
             .await
+    }
+
+    /// No agent has connected to the server, as far as it says.
+    fn assert_no_agent_came(&self) {
+        let said = self.server.child().stderr().text();
+        assert!(!said.contains("agent connected"), "{said}");
     }
 
     async fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
