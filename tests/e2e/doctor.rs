@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use broker_tests::broker::{AgentSetup, Site, TENANT, audit_lines};
+use broker_tests::broker::{AgentSetup, Server, Site, TENANT, audit_lines};
 use broker_tests::certs::Ca;
 use broker_tests::origin::{Answer, Origin};
 use broker_tests::programs::{
@@ -310,6 +310,35 @@ async fn what_is_wrong_with_an_origin_is_told_by_hop() {
         "lookup",
     );
     assert_eq!(doctor.found("server ", "server").0, "pass");
+}
+
+#[tokio::test]
+async fn an_origin_that_refuses_the_agents_certificate_is_told_though_tls_was_agreed_on() {
+    let (listener, clients, other) = (Ca::new("listener"), Ca::new("clients"), Ca::new("other"));
+    // A server of our own is the origin: it judges certificates by TLS 1.3.
+    let demanding = Site::simple()
+        .callers_tls(listener.loopback("origin"))
+        .client_ca(&clients);
+    let origin = Server::start(demanding).await;
+    let url = format!("https://{}", origin.callers);
+    let server = ServerProcess::start(Site::simple()).await;
+    for (signed_by, is_good) in [(&clients, true), (&other, false)] {
+        let leaf = signed_by.leaf("agent", &[]);
+        let setup = AgentSetup::allowing_everything(&url).setting(&format!(
+            "origins: {{\"{url}\": {{tls: {{client-cert: {}, client-key: {}, ca-cert: {}}}}}}}",
+            leaf.certificate.display(),
+            leaf.key.display(),
+            listener.file().display()
+        ));
+        let doctor = Doctor::of(&setup, &server).await;
+        let way = format!("origin {url}");
+        if is_good {
+            assert_eq!(doctor.found(&way, "tls").0, "pass");
+        } else {
+            let words = "it refuses the client certificate";
+            doctor.assert_fails(&way, "tls", "origin-unreachable", words);
+        }
+    }
 }
 
 #[tokio::test]

@@ -21,6 +21,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -32,6 +33,9 @@ use crate::origin::TLS_POLICY;
 use crate::peer::{TlsPeer, tls_hint};
 use crate::proxy::ProxyWay;
 use crate::tcp::{self, Resolve, Transport};
+
+/// How long a peer may take to refuse a client certificate, where somebody wants to know.
+const REFUSAL: Duration = Duration::from_secs(1);
 
 /// How long a connection may be silent before its origin is asked whether it is still there: a watch may wait for
 /// ever, and an origin that vanished says nothing.
@@ -151,7 +155,10 @@ impl Steps {
                 BoxError::from(format!("{error}{hint}"))
             })
         };
-        let connection = self.in_time(handshake).await?;
+        let mut connection = self.in_time(handshake).await?;
+        if tls.config.client_auth_cert_resolver.has_certs() {
+            accepted(&mut connection).await?;
+        }
         Ok(Some(TlsPeer::of(connection.get_ref().1)))
     }
 
@@ -172,6 +179,16 @@ impl Steps {
                 .into())
             }
         }
+    }
+}
+
+/// Waits for a peer's refusal of our certificate: in TLS 1.3 it comes once the handshake is over on this side
+/// (RFC 8446 §4.4.2.4). One that asks for no certificate, or judges it by the first request alone, says nothing here.
+async fn accepted(connection: &mut (impl AsyncRead + Unpin)) -> Result<(), BoxError> {
+    match tokio::time::timeout(REFUSAL, connection.read(&mut [0])).await {
+        Ok(Err(error)) => Err(format!("it refuses the client certificate: {error}").into()),
+        Ok(Ok(0)) => Err("it closes the connection once it has seen the client certificate".into()),
+        Ok(Ok(_)) | Err(_) => Ok(()),
     }
 }
 
