@@ -353,11 +353,11 @@ impl Exchange {
         let (mut head, incoming) = response.into_parts();
         let outcome = slot.outcome();
         outcome.status = Some(head.status.as_u16());
-        let beside_credential = route.acts_as_agent().then_some(&*route.kept.names);
         if is_longer(&incoming, route.response_size) {
             upload.answered();
             return self.failed(&OriginError::TooLong, slot, route, context);
         }
+        let beside_credential = route.acts_as_agent().then_some(&*route.kept.names);
         outcome.removed_response_headers =
             hop::remove_from_response(&mut head.headers, beside_credential);
         let watch = version.map(|version| {
